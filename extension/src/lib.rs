@@ -1,0 +1,1 @@
+//! The leaves of langfuse-lambda-extension: everything that touches bytes, sockets, files and clocks.

@@ -1,0 +1,1 @@
+//! A local AWS Lambda and a fake Langfuse.
