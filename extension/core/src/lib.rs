@@ -1,1 +1,234 @@
-//! The core.
+//! Every decision of langfuse-lambda-extension, and nothing else: no I/O, no clock, no async.
+//!
+//! ```text
+//!   a client's request                                        Langfuse
+//!         │ Accepted                                              ▲
+//!         ▼                Export / Probe                         │
+//!   ┌───────────┐  take   ┌──────────────┐ ────────────────▶ exporter
+//!   │  buffer   │────────▶│   delivery   │                        │
+//!   │ per route │◀────────│ breaker,gates│ ◀──────────────────────┘
+//!   └───────────┘ put back└──────────────┘   Exported / Probed
+//!         ▲                      ▲
+//!         └────── lifecycle ─────┘   Invoke, RuntimeDone, Shutdown  ──▶  Next, Exit
+//!                 end of work, strategy
+//! ```
+//!
+//! *Receive*: what a client hands over is acknowledged from memory ([`buffer`]), grouped by [`route`].
+//! *Export*: [`delivery`] says whether Langfuse may be sent anything now, and what an answer means.
+//! *Lifecycle*: [`lifecycle`] decides when the sandbox is released ([`Action::Next`]), with [`end_of_work`] watching
+//! for the end of the invocation and [`strategy`] choosing between holding and overlapping.
+//!
+//! One loop in the extension feeds [`Core::handle`] an [`Event`] with what both clocks read ([`time::Now`]) and performs
+//! the [`Action`]s it gets back, in order; when nothing happens for [`Core::wake_in`], it sends [`Event::Timeout`].
+
+pub mod buffer;
+pub mod delivery;
+pub mod end_of_work;
+pub mod ledger;
+pub mod lifecycle;
+pub mod pipeline;
+pub mod route;
+pub mod strategy;
+pub mod time;
+pub mod traces;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use buffer::{Batch, Item, ItemId};
+use delivery::Outcome;
+use route::Route;
+use strategy::Strategy;
+use traces::SpanFact;
+
+pub use buffer::MAX_ROUTES;
+pub use lifecycle::Core;
+
+/// What the core is configured with. The defaults are those of the README's table of settings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Hold or overlap.
+    pub strategy: Strategy,
+    /// The longest that the sandbox is held after the end of work.
+    pub flush_budget: Duration,
+    /// How long before the function's deadline the sandbox is released in any case.
+    pub deadline_margin: Duration,
+    /// The longest wait for spans that come after the end of work.
+    pub grace_limit: Duration,
+    /// How old data may get before it is sent, while the sandbox is awake.
+    pub max_data_age: Duration,
+    /// How long an answer is waited for before a request counts as ambiguous.
+    pub request_timeout: Duration,
+    /// Bytes that the buffer may hold.
+    pub buffer_bytes: usize,
+    /// Whether spans that may have arrived are sent again.
+    pub resend_ambiguous: bool,
+    /// Whether what is left at the end stays in a spool on disk.
+    pub spool: bool,
+    /// Spreads the waits of many sandboxes.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::Adaptive,
+            flush_budget: Duration::from_secs(2),
+            deadline_margin: Duration::from_millis(200),
+            grace_limit: Duration::from_millis(300),
+            max_data_age: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(10),
+            buffer_bytes: 32 << 20,
+            resend_ambiguous: true,
+            spool: true,
+            seed: 1,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event<P> {
+    /// The extension is registered. `invoke`: it will be told of invocations (not so under Lambda Managed Instances).
+    Registered {
+        /// Whether INVOKE events will come.
+        invoke: bool,
+    },
+    /// Left by an earlier process of this sandbox. `sent`: some of it may have reached Langfuse.
+    Recovered {
+        /// Where it goes.
+        route: Arc<Route>,
+        /// Its body.
+        payload: P,
+        /// Whether a send of it had begun.
+        sent: bool,
+    },
+    /// The configured keys are known, for the first time or again after a rotation.
+    KeysReady,
+    /// An invocation begins. Its handler may have answered already.
+    Invoke {
+        /// Lambda's id of it.
+        request_id: String,
+        /// `deadlineMs`: milliseconds since the Unix epoch.
+        deadline_epoch_ms: u64,
+    },
+    /// The Telemetry API has sent something.
+    TelemetrySpeaks,
+    /// `platform.runtimeDone`: the runtime asks for its next invocation. May come before its INVOKE, late, or never.
+    RuntimeDone {
+        /// Lambda's id of the invocation.
+        request_id: String,
+    },
+    /// The sandbox was restored from a snapshot.
+    Restored {
+        /// Fresh randomness.
+        seed: u64,
+    },
+    /// A client has begun to send a request that carries data.
+    RequestOpened,
+    /// A client's data is whole and valid; it is acknowledged once this is handled.
+    Accepted {
+        /// Where it goes.
+        route: Arc<Route>,
+        /// Its body.
+        payload: P,
+        /// What its spans say of their traces.
+        facts: Vec<SpanFact>,
+    },
+    /// That request is answered, or its connection is gone.
+    RequestClosed,
+    /// The spool has no room for an item that it was to store.
+    NotStored {
+        /// Which one.
+        id: ItemId,
+    },
+    /// A passed-through request has come to its end.
+    PassedThrough {
+        /// Whether Langfuse gave any answer.
+        answered: bool,
+    },
+    /// An [`Action::Export`] has come to its end. Each one is answered by exactly one of these.
+    Exported {
+        /// Which one.
+        id: ExportId,
+        /// How it went.
+        outcome: Outcome,
+    },
+    /// An [`Action::Probe`] has come to its end. Each one is answered by exactly one of these.
+    Probed {
+        /// How it went.
+        outcome: Outcome,
+    },
+    /// The sandbox is about to end.
+    Shutdown {
+        /// `deadlineMs`: milliseconds since the Unix epoch.
+        deadline_epoch_ms: u64,
+    },
+    /// [`Core::wake_in`] has passed.
+    Timeout,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Action<P> {
+    /// Ask the platform for the next event, which releases the sandbox.
+    Next,
+    /// Send one request. Answered by [`Event::Exported`].
+    Export {
+        /// Names this send.
+        id: ExportId,
+        /// What goes in it.
+        batch: Batch<P>,
+    },
+    /// Send an empty request with the headers of this route. Answered by [`Event::Probed`].
+    Probe {
+        /// Whose credential it carries.
+        route: Arc<Route>,
+    },
+    /// Stop waiting for the answer to a send; its [`Event::Exported`] still comes, at once.
+    Abort {
+        /// Which one.
+        id: ExportId,
+    },
+    /// Stop waiting for the answer to the probe; its [`Event::Probed`] still comes, at once.
+    AbortProbe,
+    /// Put an item on disk, before it is acknowledged.
+    Store {
+        /// Where it goes.
+        route: Arc<Route>,
+        /// The item.
+        item: Item<P>,
+    },
+    /// Note on disk that these are about to be sent, before the first byte leaves.
+    MarkSent {
+        /// Which items.
+        ids: Vec<ItemId>,
+    },
+    /// Note on disk that these surely did not arrive after all.
+    MarkUnsent {
+        /// Which items.
+        ids: Vec<ItemId>,
+    },
+    /// Remove these from disk: they are delivered or given up.
+    Forget {
+        /// Which items.
+        ids: Vec<ItemId>,
+    },
+    /// Something was given up; to be logged.
+    Dropped {
+        /// Why.
+        reason: ledger::DropReason,
+        /// Spans, events or scores.
+        units: u64,
+    },
+    /// Drop all pooled connections: none survives a freeze.
+    ResetConnections,
+    /// Read the configured keys again: Langfuse refused them.
+    RereadKeys,
+    /// The end: report and exit with status 0.
+    Exit,
+}
+
+/// Names one send for as long as the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExportId(pub u64);

@@ -1,0 +1,327 @@
+//! What was accepted and not yet delivered: one lane per route, bounded in bytes over all of them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::route::{RequestLimits, Route};
+use crate::time::Now;
+
+/// The body of one client request, as the buffer sees it: something with a size that may be cut in two.
+/// Cloning must be cheap (a reference count), because a copy is lent to the exporter while the buffer keeps its own.
+pub trait Payload: Clone {
+    /// Bytes of memory that it occupies.
+    fn stored_bytes(&self) -> usize;
+    /// Bytes that it adds to a request before compression.
+    fn request_bytes(&self) -> usize;
+    /// Spans, events or scores in it.
+    fn units(&self) -> u32;
+    /// Two payloads that together hold the same units, or itself if it holds a single one.
+    fn split(self) -> Result<(Self, Self), Self>;
+}
+
+/// Names an item for as long as the process lives; a later item has a larger one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ItemId(pub u64);
+
+/// One client request on its way.
+#[derive(Clone, Debug)]
+pub struct Item<P> {
+    /// Its name.
+    pub id: ItemId,
+    /// Its body.
+    pub payload: P,
+    /// When it was accepted.
+    pub accepted_at: Now,
+    /// How its sends have gone so far.
+    pub history: History,
+    /// Whether the spool has it.
+    pub on_disk: bool,
+}
+
+/// How the sends of an item have gone.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct History {
+    /// Sends whose outcome is unknown.
+    pub ambiguous_sends: u32,
+    /// Sends that failed, the ambiguous ones included.
+    pub failures: u32,
+    /// Requests delivered by the time of the latest failure: more of them at the next one put the blame on this item.
+    pub deliveries_seen: u64,
+    /// It is sent in a request of its own, because one that it shared was refused.
+    pub alone: bool,
+}
+
+/// Items of one route, taken out together to become one request.
+#[derive(Clone, Debug)]
+pub struct Batch<P> {
+    /// Where they go.
+    pub route: Arc<Route>,
+    /// The items, in the order in which they were accepted.
+    pub items: Vec<Item<P>>,
+}
+
+impl<P: Payload> Batch<P> {
+    /// Bytes of the request before compression.
+    pub fn request_bytes(&self) -> usize {
+        self.items.iter().map(|i| i.payload.request_bytes()).sum()
+    }
+
+    /// Spans, events or scores in it.
+    pub fn units(&self) -> u64 {
+        units_of(&self.items)
+    }
+}
+
+/// Units of several items.
+pub fn units_of<P: Payload>(items: &[Item<P>]) -> u64 {
+    items.iter().map(|i| u64::from(i.payload.units())).sum()
+}
+
+/// How many different routes may wait at once; a real function has one or two.
+pub const MAX_ROUTES: usize = 64;
+
+/// Bytes charged for an item beside its payload, so that many tiny ones are bounded too.
+pub const ITEM_OVERHEAD_BYTES: usize = 256;
+
+/// The items of one route that wait to be sent.
+#[derive(Debug)]
+pub struct Lane<P> {
+    route: Arc<Route>,
+    items: VecDeque<Item<P>>,
+    cost_bytes: usize,
+    request_bytes: usize,
+    units: u64,
+}
+
+/// Why an item was not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAdmitted {
+    /// It is larger than the whole buffer, or all the rest of the buffer is on its way to Langfuse.
+    NoRoom,
+    /// [`MAX_ROUTES`] others wait already.
+    TooManyRoutes,
+}
+
+/// A first-in-first-out store bounded by bytes; what is lent to the exporter still counts.
+#[derive(Debug)]
+pub struct Buffer<P> {
+    lanes: Vec<Lane<P>>,
+    held_bytes: usize,
+    limit_bytes: usize,
+}
+
+impl<P: Payload> Buffer<P> {
+    /// Holds at most `limit_bytes`, [`ITEM_OVERHEAD_BYTES`] for each item included.
+    pub fn new(limit_bytes: usize) -> Self {
+        Self {
+            lanes: Vec::new(),
+            held_bytes: 0,
+            limit_bytes,
+        }
+    }
+
+    /// Takes an item in, and gives back the oldest waiting ones that had to make room for it.
+    pub fn admit(
+        &mut self,
+        route: &Arc<Route>,
+        item: Item<P>,
+    ) -> Result<Vec<Item<P>>, NotAdmitted> {
+        let needed = cost(&item);
+        let waiting: usize = self.lanes.iter().map(|lane| lane.cost_bytes).sum();
+        if self.held_bytes - waiting + needed > self.limit_bytes {
+            return Err(NotAdmitted::NoRoom);
+        }
+        if self.lane(route).is_none() && self.lanes.len() == MAX_ROUTES {
+            return Err(NotAdmitted::TooManyRoutes);
+        }
+        let mut evicted = Vec::new();
+        while self.held_bytes + needed > self.limit_bytes {
+            match self.evict_oldest() {
+                Some(item) => evicted.push(item),
+                None => return Err(NotAdmitted::NoRoom),
+            }
+        }
+        self.held_bytes += needed;
+        self.lane_mut(route).push_back(item);
+        Ok(evicted)
+    }
+
+    /// The lanes that have something waiting.
+    pub fn lanes(&self) -> impl Iterator<Item = &Lane<P>> {
+        self.lanes.iter()
+    }
+
+    /// Takes out what fits in one request. The bytes stay charged until [`Self::settle`] or [`Self::put_back`].
+    pub fn take(&mut self, route: &Arc<Route>, limits: RequestLimits) -> Option<Batch<P>> {
+        let lane = self.lanes.iter_mut().find(|l| l.route == *route)?;
+        let items = lane.take(limits);
+        let route = Arc::clone(&lane.route);
+        self.lanes.retain(|lane| !lane.items.is_empty());
+        (!items.is_empty()).then_some(Batch { route, items })
+    }
+
+    /// Lets go of an item that was taken out and is done with.
+    pub fn settle(&mut self, item: &Item<P>) {
+        self.held_bytes -= cost(item);
+    }
+
+    /// Puts items that were taken out back to where they stood, before all that were accepted later.
+    pub fn put_back(&mut self, route: &Arc<Route>, items: Vec<Item<P>>) {
+        let lane = self.lane_mut(route);
+        for item in items.into_iter().rev() {
+            lane.push_front(item);
+        }
+    }
+
+    /// Puts an item that was taken out behind all that wait, to let them go first.
+    pub fn put_last(&mut self, route: &Arc<Route>, item: Item<P>) {
+        self.lane_mut(route).push_back(item);
+    }
+
+    /// Replaces an item that was taken out by its parts, which take its place.
+    pub fn put_back_parts(&mut self, route: &Arc<Route>, item: &Item<P>, parts: [Item<P>; 2]) {
+        self.held_bytes -= cost(item);
+        self.held_bytes += parts.iter().map(cost).sum::<usize>();
+        self.put_back(route, parts.into());
+    }
+
+    /// Notes that the spool has no room for an item.
+    pub fn not_on_disk(&mut self, id: ItemId) {
+        // It was admitted last, so it is found at once.
+        let items = self
+            .lanes
+            .iter_mut()
+            .flat_map(|lane| lane.items.iter_mut().rev());
+        if let Some(item) = items.into_iter().find(|item| item.id == id) {
+            item.on_disk = false;
+        }
+    }
+
+    /// Takes out everything that waits, for the end of the process.
+    pub fn drain(&mut self) -> Vec<Batch<P>> {
+        let lanes = std::mem::take(&mut self.lanes);
+        lanes
+            .into_iter()
+            .map(|lane| Batch {
+                route: lane.route,
+                items: lane.items.into(),
+            })
+            .collect()
+    }
+
+    /// Whether nothing waits; what is lent to the exporter does not wait.
+    pub fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
+    /// Units that wait.
+    pub fn waiting_units(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.units).sum()
+    }
+
+    /// Bytes charged, waiting or lent.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    fn lane(&self, route: &Route) -> Option<&Lane<P>> {
+        self.lanes.iter().find(|lane| *lane.route == *route)
+    }
+
+    fn lane_mut(&mut self, route: &Arc<Route>) -> &mut Lane<P> {
+        let index = self.lanes.iter().position(|lane| lane.route == *route);
+        let index = index.unwrap_or_else(|| {
+            self.lanes.push(Lane::new(Arc::clone(route)));
+            self.lanes.len() - 1
+        });
+        &mut self.lanes[index]
+    }
+
+    fn evict_oldest(&mut self) -> Option<Item<P>> {
+        let lane = self.lanes.iter_mut().min_by_key(|lane| lane.oldest())?;
+        let item = lane.pop_front()?;
+        self.held_bytes -= cost(&item);
+        self.lanes.retain(|lane| !lane.items.is_empty());
+        Some(item)
+    }
+}
+
+impl<P: Payload> Lane<P> {
+    fn new(route: Arc<Route>) -> Self {
+        Self {
+            route,
+            items: VecDeque::new(),
+            cost_bytes: 0,
+            request_bytes: 0,
+            units: 0,
+        }
+    }
+
+    /// Where its items go.
+    pub fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// The item at the head of the line.
+    pub fn head(&self) -> Option<&Item<P>> {
+        self.items.front()
+    }
+
+    /// Whether a request is full with what waits here.
+    pub fn fills(&self, limits: RequestLimits) -> bool {
+        self.request_bytes >= limits.bytes
+            || self.units >= u64::from(limits.units)
+            || self.items.len() >= limits.items
+    }
+
+    fn oldest(&self) -> Option<ItemId> {
+        self.head().map(|item| item.id)
+    }
+
+    fn take(&mut self, limits: RequestLimits) -> Vec<Item<P>> {
+        let mut taken: Vec<Item<P>> = Vec::new();
+        let (mut bytes, mut units) = (0, 0);
+        while let Some(next) = self.items.front() {
+            bytes += next.payload.request_bytes();
+            units += next.payload.units();
+            let fits = bytes <= limits.bytes
+                && units <= limits.units
+                && taken.len() < limits.items
+                && !next.history.alone
+                && !taken.first().is_some_and(|first| first.history.alone);
+            if !fits && !taken.is_empty() {
+                break;
+            }
+            taken.extend(self.pop_front());
+        }
+        taken
+    }
+
+    fn push_back(&mut self, item: Item<P>) {
+        self.count(&item);
+        self.items.push_back(item);
+    }
+
+    fn push_front(&mut self, item: Item<P>) {
+        self.count(&item);
+        self.items.push_front(item);
+    }
+
+    fn pop_front(&mut self) -> Option<Item<P>> {
+        let item = self.items.pop_front()?;
+        self.cost_bytes -= cost(&item);
+        self.request_bytes -= item.payload.request_bytes();
+        self.units -= u64::from(item.payload.units());
+        Some(item)
+    }
+
+    fn count(&mut self, item: &Item<P>) {
+        self.cost_bytes += cost(item);
+        self.request_bytes += item.payload.request_bytes();
+        self.units += u64::from(item.payload.units());
+    }
+}
+
+fn cost<P: Payload>(item: &Item<P>) -> usize {
+    item.payload.stored_bytes() + ITEM_OVERHEAD_BYTES
+}

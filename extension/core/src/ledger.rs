@@ -1,0 +1,108 @@
+//! The accounting: accepted + recovered = delivered + held + spooled + dropped, always.
+
+/// Counts of units (spans, events, scores) since the process started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Acknowledged to a client.
+    pub accepted: u64,
+    /// Taken over from an earlier process of this sandbox.
+    pub recovered: u64,
+    /// Accepted by Langfuse.
+    pub delivered: u64,
+    /// Left on disk when the process ended, for the next one in this sandbox.
+    pub spooled: u64,
+    /// Given up, by reason.
+    pub dropped: Dropped,
+    /// Sent again although Langfuse may have accepted the first copy. Not part of the sum.
+    pub maybe_doubled: u64,
+    /// Requests that carried data to Langfuse.
+    pub requests: u64,
+    /// Requests that only asked whether Langfuse is well.
+    pub probes: u64,
+}
+
+/// Why data was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DropReason {
+    /// The buffer was full, and this was the oldest in it, or too large for it.
+    BufferFull,
+    /// More different header sets waited than [`crate::MAX_ROUTES`].
+    TooManyRoutes,
+    /// Langfuse answered that it will never take it.
+    Refused,
+    /// Langfuse answered 413 to a single unit.
+    TooLarge,
+    /// It may have arrived, and was not to be sent again.
+    Ambiguous,
+    /// Langfuse failed on this again and again while it took other data.
+    Failed,
+    /// `LANGFUSE_TRACING_ENABLED=false`.
+    Disabled,
+    /// The process ended and there was no spool to leave it in.
+    Exit,
+}
+
+impl DropReason {
+    /// All reasons, in the order of [`Dropped`].
+    pub const ALL: [Self; 8] = [
+        Self::BufferFull,
+        Self::TooManyRoutes,
+        Self::Refused,
+        Self::TooLarge,
+        Self::Ambiguous,
+        Self::Failed,
+        Self::Disabled,
+        Self::Exit,
+    ];
+
+    /// The name used in logs and in `/status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BufferFull => "buffer_full",
+            Self::TooManyRoutes => "too_many_routes",
+            Self::Refused => "refused",
+            Self::TooLarge => "too_large",
+            Self::Ambiguous => "ambiguous",
+            Self::Failed => "failed",
+            Self::Disabled => "disabled",
+            Self::Exit => "exit",
+        }
+    }
+}
+
+/// Units given up, by reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dropped([u64; DropReason::ALL.len()]);
+
+impl Dropped {
+    /// Adds `units` to what was given up for `reason`.
+    pub fn add(&mut self, reason: DropReason, units: u64) {
+        self.0[reason as usize] += units;
+    }
+
+    /// Units given up for `reason`.
+    pub fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// Units given up in all.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Every reason that occurred, with its units.
+    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL
+            .into_iter()
+            .map(|reason| (reason, self.of(reason)))
+            .filter(|(_, units)| *units > 0)
+    }
+}
+
+impl Ledger {
+    /// Units that must be held somewhere in memory if nothing was lost track of.
+    pub fn outstanding(&self) -> u64 {
+        (self.accepted + self.recovered)
+            .saturating_sub(self.delivered + self.spooled + self.dropped.total())
+    }
+}

@@ -1,0 +1,176 @@
+//! Is a trace whole? What the spans themselves say about spans still to come.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The sixteen bytes of a trace id.
+pub type TraceId = [u8; 16];
+
+/// The eight bytes of a span id.
+pub type SpanId = [u8; 8];
+
+/// What one accepted span tells about its trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpanFact {
+    /// Its trace.
+    pub trace_id: TraceId,
+    /// Its own id.
+    pub span_id: SpanId,
+    /// What it hangs from.
+    pub parent: Parent,
+}
+
+/// The parent of a span, as OTLP's `flags` tell it (bit 8: known to be remote or local, bit 9: remote).
+/// <https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto>
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parent {
+    /// It is a root.
+    None,
+    /// Another process has it; it will never come from here.
+    Remote,
+    /// This process has it; it ends later and will come, unless a filter withholds it.
+    Local(SpanId),
+    /// An older SDK that does not say.
+    Unknown(SpanId),
+}
+
+/// What is known of the traces of the current invocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completeness {
+    /// No span came, or too many to keep track of, or their SDK does not say enough.
+    Unknown,
+    /// A local parent has not arrived.
+    Torn,
+    /// Every span's parent is here or elsewhere.
+    Whole,
+}
+
+/// Spans that are kept track of; past that nothing is known until the next invocation.
+pub const MAX_TRACKED_SPANS: usize = 4096;
+
+/// Torn traces remembered over the end of an invocation, to recognise what completes them late.
+pub const MAX_REMEMBERED_TRACES: usize = 64;
+
+/// The traces of the current invocation, and the torn ones of earlier ones.
+#[derive(Debug, Default)]
+pub struct Traces {
+    open: BTreeMap<TraceId, Trace>,
+    left_torn: BTreeSet<TraceId>,
+    tracked: usize,
+    overflowed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Trace {
+    seen: BTreeSet<SpanId>,
+    missing: BTreeSet<SpanId>,
+    says_too_little: bool,
+}
+
+impl Traces {
+    /// Takes in what arrived. Returns whether some of it belongs to a trace that an earlier invocation left torn.
+    pub fn arrived(&mut self, facts: &[SpanFact]) -> bool {
+        let mut belated = false;
+        for fact in facts {
+            belated |= self.left_torn.contains(&fact.trace_id);
+            if self.tracked == MAX_TRACKED_SPANS {
+                self.overflowed = true;
+                break;
+            }
+            self.tracked += 1;
+            self.open.entry(fact.trace_id).or_default().add(fact);
+        }
+        belated
+    }
+
+    /// What is known by now.
+    pub fn completeness(&self) -> Completeness {
+        let says_too_little = self.open.values().any(|trace| trace.says_too_little);
+        if self.open.is_empty() || self.overflowed || says_too_little {
+            Completeness::Unknown
+        } else if self.open.values().any(|trace| !trace.missing.is_empty()) {
+            Completeness::Torn
+        } else {
+            Completeness::Whole
+        }
+    }
+
+    /// A new invocation begins.
+    pub fn next_invocation(&mut self) {
+        let torn = std::mem::take(&mut self.open)
+            .into_iter()
+            .filter(|(_, trace)| !trace.missing.is_empty())
+            .map(|(id, _)| id);
+        self.left_torn = torn.take(MAX_REMEMBERED_TRACES).collect();
+        self.tracked = 0;
+        self.overflowed = false;
+    }
+}
+
+impl Trace {
+    fn add(&mut self, fact: &SpanFact) {
+        self.seen.insert(fact.span_id);
+        self.missing.remove(&fact.span_id);
+        match fact.parent {
+            Parent::Local(parent) if !self.seen.contains(&parent) => {
+                self.missing.insert(parent);
+            }
+            Parent::Unknown(parent) if !self.seen.contains(&parent) => self.says_too_little = true,
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(span_id: u8, parent: Parent) -> SpanFact {
+        SpanFact {
+            trace_id: [1; 16],
+            span_id: [span_id; 8],
+            parent,
+        }
+    }
+
+    #[test]
+    fn a_child_whose_local_parent_is_missing_tears_the_trace_until_it_comes() {
+        let mut traces = Traces::default();
+        traces.arrived(&[span(2, Parent::Local([1; 8]))]);
+        assert_eq!(traces.completeness(), Completeness::Torn);
+        traces.arrived(&[span(1, Parent::None)]);
+        assert_eq!(traces.completeness(), Completeness::Whole);
+    }
+
+    #[test]
+    fn a_remote_parent_is_not_waited_for() {
+        let mut traces = Traces::default();
+        traces.arrived(&[span(2, Parent::Remote)]);
+        assert_eq!(traces.completeness(), Completeness::Whole);
+    }
+
+    #[test]
+    fn an_sdk_that_does_not_say_leaves_it_unknown() {
+        let mut traces = Traces::default();
+        traces.arrived(&[span(2, Parent::Unknown([1; 8]))]);
+        assert_eq!(traces.completeness(), Completeness::Unknown);
+    }
+
+    #[test]
+    fn what_completes_an_earlier_invocation_is_recognised() {
+        let mut traces = Traces::default();
+        traces.arrived(&[span(2, Parent::Local([1; 8]))]);
+        traces.next_invocation();
+        assert_eq!(traces.completeness(), Completeness::Unknown);
+        assert!(traces.arrived(&[span(1, Parent::None)]));
+    }
+
+    #[test]
+    fn tracking_ends_at_its_limit_and_then_claims_nothing() {
+        let mut traces = Traces::default();
+        for _ in 0..=MAX_TRACKED_SPANS {
+            traces.arrived(&[span(1, Parent::None)]);
+        }
+        assert_eq!(traces.completeness(), Completeness::Unknown);
+        assert_eq!(traces.tracked, MAX_TRACKED_SPANS);
+    }
+}
