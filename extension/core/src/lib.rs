@@ -47,6 +47,8 @@ pub use lifecycle::Core;
 /// What the core is configured with. The defaults are those of the README's table of settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Whether anything is shipped at all; if not, everything is acknowledged and given up.
+    pub enabled: bool,
     /// Hold or overlap.
     pub strategy: Strategy,
     /// The longest that the sandbox is held after the end of work.
@@ -72,6 +74,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            enabled: true,
             strategy: Strategy::Adaptive,
             flush_budget: Duration::from_secs(2),
             deadline_margin: Duration::from_millis(200),

@@ -104,7 +104,15 @@ impl<P: Payload> Pipeline<P> {
     pub fn accept(&mut self, route: &Arc<Route>, payload: P, now: Now) {
         self.ledger.accepted += u64::from(payload.units());
         let item = self.new_item(payload, History::default(), now);
-        if let Some(item) = self.admit(route, item)
+        if !self.settings.enabled {
+            self.give_up(
+                &[Item {
+                    on_disk: false,
+                    ..item
+                }],
+                DropReason::Disabled,
+            );
+        } else if let Some(item) = self.admit(route, item)
             && self.settings.spool
         {
             self.actions.push(Action::Store {
