@@ -1,0 +1,301 @@
+//! A JSON reader that walks a body in place, gives way between steps, and builds nothing.
+//!
+//! It accepts what `JSON.parse` of Langfuse's Node accepts and nothing else. `serde_json` cannot stand in: it cannot be
+//! interrupted, and refuses lone surrogates and bytes that are not UTF-8, which Node replaces.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use super::pace::Pace;
+use super::{DEPTH_LIMIT, Refusal, STEP_BYTES};
+
+/// What a value is, by its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    Object,
+    Array,
+    Text,
+    Number,
+    True,
+    False,
+    Null,
+}
+
+/// A string as it stands in the body, without its quotes.
+#[derive(Clone, Debug)]
+pub(super) struct Text {
+    pub(super) range: Range<usize>,
+    escaped: bool,
+}
+
+/// The reader and its position.
+pub(super) struct Json<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    paced: usize,
+    pace: Pace,
+}
+
+impl<'a> Json<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            at: 0,
+            paced: 0,
+            pace: Pace::default(),
+        }
+    }
+
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The text as `JSON.parse` would see it; `None` for one that is not UTF-8 or holds lone surrogates.
+    pub(super) fn text(&self, text: &Text) -> Option<Cow<'a, str>> {
+        let raw = self.bytes.get(text.range.clone())?;
+        if !text.escaped {
+            return std::str::from_utf8(raw).ok().map(Cow::Borrowed);
+        }
+        let quoted = self.bytes.get(text.range.start - 1..=text.range.end)?;
+        serde_json::from_slice(quoted).ok().map(Cow::Owned)
+    }
+
+    pub(super) fn raw(&self, range: Range<usize>) -> &'a [u8] {
+        self.bytes.get(range).unwrap_or_default()
+    }
+
+    /// Moves to the next value and says what it is.
+    pub(super) async fn shape(&mut self) -> Result<Shape, Refusal> {
+        Ok(match self.next_byte().await? {
+            b'{' => Shape::Object,
+            b'[' => Shape::Array,
+            b'"' => Shape::Text,
+            b'-' | b'0'..=b'9' => Shape::Number,
+            b't' => Shape::True,
+            b'f' => Shape::False,
+            b'n' => Shape::Null,
+            _ => return Err(self.malformed("a value was expected")),
+        })
+    }
+
+    /// Moves to the next key of the object whose `{` (`first`) or last value was read. `None` is its end.
+    pub(super) async fn next_key(&mut self, first: &mut bool) -> Result<Option<Text>, Refusal> {
+        if !self.next_item(first, b'{', b'}').await? {
+            return Ok(None);
+        }
+        self.key().await.map(Some)
+    }
+
+    /// Moves to the next element of the array whose `[` (`first`) or last element was read. `false` is its end.
+    pub(super) async fn next_element(&mut self, first: &mut bool) -> Result<bool, Refusal> {
+        self.next_item(first, b'[', b']').await
+    }
+
+    /// Reads a string whose opening quote is the current byte.
+    pub(super) async fn string(&mut self) -> Result<Text, Refusal> {
+        self.at += 1;
+        let start = self.at;
+        let mut escaped = false;
+        loop {
+            let window = self.raw(self.at..self.bytes.len().min(self.at + STEP_BYTES));
+            let Some(run) = window
+                .iter()
+                .position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))
+            else {
+                if window.is_empty() {
+                    return Err(self.malformed("a string does not end"));
+                }
+                self.at += window.len();
+                self.rest().await;
+                continue;
+            };
+            self.at += run;
+            match window[run] {
+                b'"' => break,
+                b'\\' => {
+                    escaped = true;
+                    self.escape()?;
+                }
+                _ => return Err(self.malformed("a control character in a string")),
+            }
+            self.rest().await;
+        }
+        self.at += 1;
+        Ok(Text {
+            range: start..self.at - 1,
+            escaped,
+        })
+    }
+
+    /// Passes over the next value, whatever it is, and says where it lies.
+    pub(super) async fn skip(&mut self) -> Result<Range<usize>, Refusal> {
+        let mut open: Vec<u8> = Vec::new();
+        self.next_byte().await?;
+        let start = self.at;
+        loop {
+            let mut first = match self.shape().await? {
+                Shape::Object => self.nest(&mut open, b'{')?,
+                Shape::Array => self.nest(&mut open, b'[')?,
+                Shape::Text => self.string().await.map(|_| false)?,
+                Shape::Number => self.number().await.map(|()| false)?,
+                Shape::True => self.literal(b"true").map(|()| false)?,
+                Shape::False => self.literal(b"false").map(|()| false)?,
+                Shape::Null => self.literal(b"null").map(|()| false)?,
+            };
+            self.rest().await;
+            loop {
+                let more = match open.last() {
+                    None => return Ok(start..self.at),
+                    Some(b'{') => self.next_key(&mut first).await?.is_some(),
+                    Some(_) => self.next_element(&mut first).await?,
+                };
+                if more {
+                    break;
+                }
+                open.pop();
+            }
+        }
+    }
+
+    /// Makes sure that nothing follows the value that was read.
+    pub(super) async fn end(&mut self) -> Result<(), Refusal> {
+        self.whitespace().await;
+        if self.at < self.bytes.len() {
+            Err(self.malformed("something follows the value"))
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn malformed(&self, reason: &'static str) -> Refusal {
+        Refusal::Malformed {
+            what: "JSON",
+            at: self.at,
+            reason,
+        }
+    }
+
+    fn nest(&self, open: &mut Vec<u8>, bracket: u8) -> Result<bool, Refusal> {
+        if open.len() >= DEPTH_LIMIT {
+            return Err(self.malformed("values are nested too deeply"));
+        }
+        open.push(bracket);
+        Ok(true)
+    }
+
+    async fn next_item(&mut self, first: &mut bool, open: u8, close: u8) -> Result<bool, Refusal> {
+        let byte = self.next_byte().await?;
+        if *first {
+            *first = false;
+            debug_assert_eq!(byte, open, "the caller has seen the opening bracket");
+            self.at += 1;
+            if self.next_byte().await? == close {
+                self.at += 1;
+                return Ok(false);
+            }
+            return Ok(true);
+        }
+        self.at += 1;
+        match byte {
+            b',' => self.next_byte().await.map(|_| true),
+            byte if byte == close => Ok(false),
+            _ => Err(self.malformed("a comma or a closing bracket was expected")),
+        }
+    }
+
+    async fn key(&mut self) -> Result<Text, Refusal> {
+        if self.next_byte().await? != b'"' {
+            return Err(self.malformed("a key was expected"));
+        }
+        let key = self.string().await?;
+        if self.next_byte().await? != b':' {
+            return Err(self.malformed("a colon was expected"));
+        }
+        self.at += 1;
+        Ok(key)
+    }
+
+    fn escape(&mut self) -> Result<(), Refusal> {
+        let valid = match self.bytes.get(self.at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Some(2),
+            Some(b'u') => self
+                .bytes
+                .get(self.at + 2..self.at + 6)
+                .filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+                .map(|_| 6),
+            _ => None,
+        };
+        self.at += valid.ok_or_else(|| self.malformed("an unknown escape in a string"))?;
+        Ok(())
+    }
+
+    async fn number(&mut self) -> Result<(), Refusal> {
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        let leading_zero = self.peek() == Some(b'0');
+        let digits = self.digits().await?;
+        if leading_zero && digits > 1 {
+            return Err(self.malformed("a number begins with 0"));
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits().await?;
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            if matches!(self.peek(), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            self.digits().await?;
+        }
+        Ok(())
+    }
+
+    async fn digits(&mut self) -> Result<usize, Refusal> {
+        let start = self.at;
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+            self.at += 1;
+            self.rest().await;
+        }
+        if self.at == start {
+            Err(self.malformed("a digit was expected"))
+        } else {
+            Ok(self.at - start)
+        }
+    }
+
+    fn literal(&mut self, word: &[u8]) -> Result<(), Refusal> {
+        if !self.bytes[self.at..].starts_with(word) {
+            return Err(self.malformed("a value was expected"));
+        }
+        self.at += word.len();
+        Ok(())
+    }
+
+    async fn next_byte(&mut self) -> Result<u8, Refusal> {
+        self.whitespace().await;
+        self.peek()
+            .ok_or_else(|| self.malformed("the text is cut short"))
+    }
+
+    async fn whitespace(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+            self.rest().await;
+        }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    /// Gives way once a step's worth of bytes was read.
+    #[inline]
+    async fn rest(&mut self) {
+        if self.at - self.paced >= STEP_BYTES {
+            self.pace.worked(self.at - self.paced).await;
+            self.paced = self.at;
+        }
+    }
+}

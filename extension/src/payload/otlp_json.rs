@@ -1,0 +1,407 @@
+//! Validates OTLP/JSON by the rules of Langfuse's `validateOtelSpanIds`
+//! (`packages/shared/src/server/otel/utils.ts`): every span has ids, and what must be a list is one.
+//!
+//! Where a key stands twice in an object the last one counts, as it does for `JSON.parse`.
+
+use std::ops::Range;
+
+use super::Refusal;
+use super::facts::{Facts, SpanFacts};
+use super::json::{Json, Shape};
+
+/// What a valid request holds.
+pub(super) struct OtlpJsonRequest {
+    pub(super) spans: u32,
+    pub(super) facts: Facts,
+    /// What stands between the brackets of `resourceSpans`; empty if there is nothing.
+    pub(super) elements: Range<usize>,
+}
+
+/// Walks the whole of `body`.
+pub(super) async fn validate(body: &[u8], facts_limit: usize) -> Result<OtlpJsonRequest, Refusal> {
+    let mut walk = Walk {
+        json: Json::new(body),
+        facts: Facts::default(),
+        facts_limit,
+        spans: 0,
+    };
+    let (elements, flaw) = walk.request().await?;
+    walk.json.end().await?;
+    match flaw {
+        Some(flaw) => Err(Refusal::UnreadableSpans(flaw)),
+        None => Ok(OtlpJsonRequest {
+            spans: walk.spans,
+            facts: walk.facts,
+            elements,
+        }),
+    }
+}
+
+/// What makes Langfuse refuse the request, in its own words, if anything.
+type Flaw = Option<&'static str>;
+
+struct Walk<'a> {
+    json: Json<'a>,
+    facts: Facts,
+    facts_limit: usize,
+    spans: u32,
+}
+
+/// Where the walk stood when a list began, so that a list which is replaced by a later key can be forgotten.
+#[derive(Clone, Copy)]
+struct Mark {
+    kept: usize,
+    omitted: u32,
+    spans: u32,
+}
+
+impl Walk<'_> {
+    async fn request(&mut self) -> Result<(Range<usize>, Flaw), Refusal> {
+        let mut found = (0..0, None);
+        match self.json.shape().await? {
+            Shape::Object => {}
+            // Reading a property of `null` throws there.
+            Shape::Null => return Err(Refusal::Shape("the request must be an object")),
+            _ => {
+                self.json.skip().await?;
+                return Ok(found);
+            }
+        }
+        let (mut first, mark) = (true, self.mark());
+        while let Some(key) = self.json.next_key(&mut first).await? {
+            if self.json.text(&key).as_deref() == Some("resourceSpans") {
+                self.reset(mark);
+                found = self.resource_spans_list().await?;
+            } else {
+                self.json.skip().await?;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn resource_spans_list(&mut self) -> Result<(Range<usize>, Flaw), Refusal> {
+        match self.json.shape().await? {
+            Shape::Array => {}
+            Shape::Null | Shape::False => return Ok((0..0, self.json.skip().await.map(|_| None)?)),
+            // Langfuse answers 200 to this, and its worker then fails on it: it can never become a trace.
+            _ => {
+                return Ok((
+                    0..0,
+                    self.json
+                        .skip()
+                        .await
+                        .map(|_| Some("resourceSpans:not_an_array"))?,
+                ));
+            }
+        }
+        let start = self.json.at() + 1;
+        let (mut first, mut flaw) = (true, None);
+        while self.json.next_element(&mut first).await? {
+            let found = self.resource_spans().await?;
+            flaw = flaw.or(found);
+        }
+        let end = self.json.at() - 1;
+        Ok((start..end, flaw))
+    }
+
+    async fn resource_spans(&mut self) -> Result<Flaw, Refusal> {
+        let (mut resource, mut scopes) = (None, None);
+        if self.json.shape().await? != Shape::Object {
+            return self.json.skip().await.map(|_| None);
+        }
+        let (mut first, mark) = (true, self.mark());
+        while let Some(key) = self.json.next_key(&mut first).await? {
+            match self.json.text(&key).as_deref() {
+                Some("resource") => {
+                    resource = self
+                        .attributes_of("resource.attributes:not_an_array")
+                        .await?
+                }
+                Some("scopeSpans") => {
+                    self.reset(mark);
+                    scopes = self.scope_spans_list().await?;
+                }
+                _ => {
+                    self.json.skip().await?;
+                }
+            }
+        }
+        Ok(resource.or(scopes))
+    }
+
+    async fn scope_spans_list(&mut self) -> Result<Flaw, Refusal> {
+        if self.json.shape().await? != Shape::Array {
+            return self.list("scopeSpans:not_an_array").await;
+        }
+        let (mut first, mut flaw) = (true, None);
+        while self.json.next_element(&mut first).await? {
+            let found = self.scope_spans().await?;
+            flaw = flaw.or(found);
+        }
+        Ok(flaw)
+    }
+
+    async fn scope_spans(&mut self) -> Result<Flaw, Refusal> {
+        let (mut scope, mut spans) = (None, None);
+        if self.json.shape().await? != Shape::Object {
+            return self.json.skip().await.map(|_| None);
+        }
+        let (mut first, mark) = (true, self.mark());
+        while let Some(key) = self.json.next_key(&mut first).await? {
+            match self.json.text(&key).as_deref() {
+                Some("scope") => {
+                    scope = self.attributes_of("scope.attributes:not_an_array").await?
+                }
+                Some("spans") => {
+                    self.reset(mark);
+                    spans = self.spans_list().await?;
+                }
+                _ => {
+                    self.json.skip().await?;
+                }
+            }
+        }
+        Ok(scope.or(spans))
+    }
+
+    async fn spans_list(&mut self) -> Result<Flaw, Refusal> {
+        if self.json.shape().await? != Shape::Array {
+            return self.list("spans:not_an_array").await;
+        }
+        let (mut first, mut flaw) = (true, None);
+        while self.json.next_element(&mut first).await? {
+            let found = self.span().await?;
+            self.spans = self.spans.saturating_add(1);
+            flaw = flaw.or(found);
+        }
+        Ok(flaw)
+    }
+
+    async fn span(&mut self) -> Result<Flaw, Refusal> {
+        if self.json.shape().await? != Shape::Object {
+            return self.json.skip().await.map(|_| Some("traceId:absent"));
+        }
+        let mut span = Span::default();
+        let mut first = true;
+        while let Some(key) = self.json.next_key(&mut first).await? {
+            match self.json.text(&key).as_deref() {
+                Some("traceId") => span.trace_id = self.id().await?,
+                Some("spanId") => span.span_id = self.id().await?,
+                Some("parentSpanId") => span.parent_span_id = self.id().await?,
+                Some("attributes") => {
+                    span.attributes = self.list("attributes:not_an_array").await?
+                }
+                Some("events") => span.events = self.events().await?,
+                Some("flags") => span.flags = self.flags().await?,
+                _ => {
+                    self.json.skip().await?;
+                }
+            }
+        }
+        let flaw = span.flaw();
+        if flaw.is_none() {
+            self.facts.note(span.facts(), self.facts_limit);
+        }
+        Ok(flaw)
+    }
+
+    async fn events(&mut self) -> Result<Flaw, Refusal> {
+        if self.json.shape().await? != Shape::Array {
+            return self.list("events:not_an_array").await;
+        }
+        let (mut first, mut flaw) = (true, None);
+        while self.json.next_element(&mut first).await? {
+            let found = self.attributes_of("event.attributes:not_an_array").await?;
+            flaw = flaw.or(found);
+        }
+        Ok(flaw)
+    }
+
+    /// Passes over a value whose `attributes`, if it is an object and has them, must be a list.
+    async fn attributes_of(&mut self, reason: &'static str) -> Result<Flaw, Refusal> {
+        if self.json.shape().await? != Shape::Object {
+            return self.json.skip().await.map(|_| None);
+        }
+        let (mut first, mut flaw) = (true, None);
+        while let Some(key) = self.json.next_key(&mut first).await? {
+            if self.json.text(&key).as_deref() == Some("attributes") {
+                flaw = self.list(reason).await?;
+            } else {
+                self.json.skip().await?;
+            }
+        }
+        Ok(flaw)
+    }
+
+    /// Passes over a value that must be a list or nothing.
+    async fn list(&mut self, reason: &'static str) -> Result<Flaw, Refusal> {
+        let shape = self.json.shape().await?;
+        self.json.skip().await?;
+        Ok((!matches!(shape, Shape::Array | Shape::Null)).then_some(reason))
+    }
+
+    /// An id: a hex string from most clients, a list of numbers or a Node buffer from some.
+    async fn id(&mut self) -> Result<Id, Refusal> {
+        let shape = self.json.shape().await?;
+        if shape == Shape::Object {
+            return self.node_buffer().await;
+        }
+        let range = self.json.skip().await?;
+        let raw = self.json.raw(range);
+        Ok(match shape {
+            Shape::Null => Id::Absent,
+            Shape::Text => raw.get(1..raw.len() - 1).map_or(Id::Opaque, Id::from_hex),
+            Shape::Array => serde_json::from_slice(raw).map_or(Id::Opaque, Id::from_bytes),
+            Shape::False => Id::Falsy,
+            Shape::Number if is_zero(raw) => Id::Falsy,
+            _ => Id::Unusable,
+        })
+    }
+
+    /// `{"type": "Buffer", "data": […]}`, what Node writes for a `Buffer`.
+    async fn node_buffer(&mut self) -> Result<Id, Refusal> {
+        let (mut first, mut is_buffer, mut data) = (true, false, Id::Unusable);
+        while let Some(key) = self.json.next_key(&mut first).await? {
+            let shape = self.json.shape().await?;
+            let range = self.json.skip().await?;
+            let raw = self.json.raw(range);
+            match self.json.text(&key).as_deref() {
+                Some("type") => is_buffer = raw == b"\"Buffer\"",
+                Some("data") if shape == Shape::Array => {
+                    data = serde_json::from_slice(raw).map_or(Id::Opaque, Id::from_bytes);
+                }
+                Some("data") => data = Id::Unusable,
+                _ => {}
+            }
+        }
+        Ok(if is_buffer { data } else { Id::Unusable })
+    }
+
+    /// OTLP's span flags; written as a number, but 32-bit integers as strings are legal JSON for protobuf too.
+    async fn flags(&mut self) -> Result<u32, Refusal> {
+        let range = self.json.skip().await?;
+        let text = std::str::from_utf8(self.json.raw(range)).unwrap_or_default();
+        Ok(text.trim_matches('"').parse().unwrap_or(0))
+    }
+
+    fn mark(&self) -> Mark {
+        Mark {
+            kept: self.facts.spans.len(),
+            omitted: self.facts.omitted,
+            spans: self.spans,
+        }
+    }
+
+    fn reset(&mut self, mark: Mark) {
+        self.facts.spans.truncate(mark.kept);
+        self.facts.omitted = mark.omitted;
+        self.spans = mark.spans;
+    }
+}
+
+/// Whether a number is JavaScript's falsy zero.
+fn is_zero(number: &[u8]) -> bool {
+    number
+        .iter()
+        .take_while(|byte| !matches!(byte, b'e' | b'E'))
+        .all(|byte| matches!(byte, b'0' | b'-' | b'.'))
+}
+
+#[derive(Default)]
+struct Span {
+    trace_id: Id,
+    span_id: Id,
+    parent_span_id: Id,
+    flags: u32,
+    attributes: Flaw,
+    events: Flaw,
+}
+
+impl Span {
+    fn flaw(&self) -> Flaw {
+        let trace_id = self.trace_id.flaw("traceId:absent", "traceId:not_an_id");
+        let span_id = self.span_id.flaw("spanId:absent", "spanId:not_an_id");
+        let parent =
+            matches!(self.parent_span_id, Id::Unusable).then_some("parentSpanId:not_an_id");
+        trace_id
+            .or(span_id)
+            .or(parent)
+            .or(self.attributes)
+            .or(self.events)
+    }
+
+    fn facts(&self) -> Option<SpanFacts> {
+        SpanFacts::new(
+            self.trace_id.bytes()?,
+            self.span_id.bytes()?,
+            self.parent_span_id.bytes(),
+            self.flags,
+        )
+    }
+}
+
+/// An id as Langfuse judges it.
+#[derive(Default)]
+enum Id {
+    /// Not there, or null.
+    #[default]
+    Absent,
+    /// No id, but nothing that counts as a parent either.
+    Falsy,
+    /// Something that Langfuse cannot convert.
+    Unusable,
+    /// Convertible, but not 8 or 16 bytes.
+    Opaque,
+    Bytes([u8; 16], usize),
+}
+
+impl Id {
+    fn from_hex(hex: &[u8]) -> Self {
+        let mut bytes = [0; 16];
+        let length = hex.len() / 2;
+        let Some(target) = bytes
+            .get_mut(..length)
+            .filter(|_| hex.len().is_multiple_of(2))
+        else {
+            return Self::Opaque;
+        };
+        for (slot, pair) in target.iter_mut().zip(hex.chunks_exact(2)) {
+            let digits = std::str::from_utf8(pair)
+                .ok()
+                .filter(|it| it.bytes().all(|b| b.is_ascii_hexdigit()));
+            let Some(byte) = digits.and_then(|it| u8::from_str_radix(it, 16).ok()) else {
+                return Self::Opaque;
+            };
+            *slot = byte;
+        }
+        Self::Bytes(bytes, length)
+    }
+
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the shape that `map_or` calls"
+    )]
+    fn from_bytes(list: Vec<u8>) -> Self {
+        let mut bytes = [0; 16];
+        let Some(target) = bytes.get_mut(..list.len()) else {
+            return Self::Opaque;
+        };
+        target.copy_from_slice(&list);
+        Self::Bytes(bytes, list.len())
+    }
+
+    fn flaw(&self, absent: &'static str, not_an_id: &'static str) -> Flaw {
+        match self {
+            Self::Absent => Some(absent),
+            Self::Falsy | Self::Unusable => Some(not_an_id),
+            Self::Opaque | Self::Bytes(..) => None,
+        }
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::Bytes(bytes, length) => bytes.get(..*length),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Just enough of the protobuf wire format to walk a message (<https://protobuf.dev/programming-guides/encoding/>).
+
+/// How the value of a field is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    Varint,
+    Fixed64,
+    Delimited,
+    StartGroup,
+    EndGroup,
+    Fixed32,
+}
+
+impl Wire {
+    pub(super) fn of(tag: u64) -> Option<Self> {
+        Some(match tag & 7 {
+            0 => Self::Varint,
+            1 => Self::Fixed64,
+            2 => Self::Delimited,
+            3 => Self::StartGroup,
+            4 => Self::EndGroup,
+            5 => Self::Fixed32,
+            _ => return None,
+        })
+    }
+}
+
+/// The messages of an `ExportTraceServiceRequest`
+/// (<https://github.com/open-telemetry/opentelemetry-proto/tree/v1.5.0>, the version that Langfuse decodes with).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    Request,
+    ResourceSpans,
+    Resource,
+    ScopeSpans,
+    Scope,
+    Span,
+    Event,
+    Link,
+    Status,
+    KeyValue,
+    AnyValue,
+    ArrayValue,
+    KeyValueList,
+    /// A group: of unknown meaning, but its end has to be found.
+    Group,
+}
+
+/// What a known field holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    Message(Message),
+    Scalar(Wire),
+}
+
+impl Message {
+    /// The field `number`, if Langfuse's decoder knows it; it skips the others by their wire type, and so do we.
+    pub(super) fn field(self, number: u64) -> Option<Field> {
+        use Field::{Message as Sub, Scalar};
+        use Wire::{Delimited, Fixed64, Varint};
+        Some(match (self, number) {
+            (Self::Request, 1) => Sub(Self::ResourceSpans),
+            (Self::ResourceSpans, 1) => Sub(Self::Resource),
+            (Self::ResourceSpans, 2) => Sub(Self::ScopeSpans),
+            (Self::ScopeSpans, 1) => Sub(Self::Scope),
+            (Self::ScopeSpans, 2) => Sub(Self::Span),
+            (Self::Span, 11) => Sub(Self::Event),
+            (Self::Span, 13) => Sub(Self::Link),
+            (Self::Span, 15) => Sub(Self::Status),
+            (Self::Resource, 1)
+            | (Self::Scope | Self::Event, 3)
+            | (Self::Span, 9)
+            | (Self::Link, 4)
+            | (Self::KeyValueList, 1) => Sub(Self::KeyValue),
+            (Self::KeyValue, 2) | (Self::ArrayValue, 1) => Sub(Self::AnyValue),
+            (Self::AnyValue, 5) => Sub(Self::ArrayValue),
+            (Self::AnyValue, 6) => Sub(Self::KeyValueList),
+            (Self::ResourceSpans | Self::ScopeSpans, 3)
+            | (Self::Scope, 1 | 2)
+            | (Self::Span, 1..=5)
+            | (Self::Event | Self::Status, 2)
+            | (Self::Link, 1..=3)
+            | (Self::KeyValue, 1)
+            | (Self::AnyValue, 1 | 7) => Scalar(Delimited),
+            (Self::Resource, 2)
+            | (Self::Scope | Self::Event, 4)
+            | (Self::Span, 6 | 10 | 12 | 14)
+            | (Self::Link, 5)
+            | (Self::Status, 3)
+            | (Self::AnyValue, 2 | 3) => Scalar(Varint),
+            (Self::Span, 7 | 8) | (Self::Event, 1) | (Self::AnyValue, 4) => Scalar(Fixed64),
+            _ => return None,
+        })
+    }
+}
+
+/// Appends `value` as a base-128 varint.
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    loop {
+        let low = (value & 0x7f) as u8;
+        value >>= 7;
+        if value == 0 {
+            out.push(low);
+            return;
+        }
+        out.push(low | 0x80);
+    }
+}
