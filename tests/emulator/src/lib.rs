@@ -1,1 +1,2 @@
 //! A local AWS Lambda and a fake Langfuse.
+pub mod fake_langfuse;
