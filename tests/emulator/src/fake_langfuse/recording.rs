@@ -473,8 +473,10 @@ mod tests {
 
     #[test]
     fn spans_beyond_the_bytes_of_all_data_are_left_out() {
-        let mut recording = Recording::default();
-        recording.data_bytes = MAX_RECORDED_DATA_BYTES - 1024;
+        let mut recording = Recording {
+            data_bytes: MAX_RECORDED_DATA_BYTES - 1024,
+            ..Recording::default()
+        };
         recording.add_observation(observation("x".repeat(1025).into()));
         assert_eq!(recording.observations().count(), 0);
         assert_eq!(recording.left_out_count(), 1);
