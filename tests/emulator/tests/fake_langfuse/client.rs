@@ -25,11 +25,16 @@ pub(crate) fn start() -> FakeLangfuse {
 }
 
 pub(crate) fn client() -> Client {
-    client_with(|builder| builder.timeout(PATIENCE))
+    client_with(|builder| builder.timeout(PATIENCE).tls_certs_only(no_authorities()))
 }
 
 pub(crate) fn impatient_client() -> Client {
-    client_with(|builder| builder.timeout(IMPATIENCE))
+    client_with(|builder| builder.timeout(IMPATIENCE).tls_certs_only(no_authorities()))
+}
+
+/// Reading the system's authorities takes longer than most of these tests.
+fn no_authorities() -> [reqwest::Certificate; 0] {
+    []
 }
 
 pub(crate) fn client_with(
