@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 /// <https://langfuse.com/faq/all/api-limits>
 pub const DEFAULT_MAX_REQUEST_BYTES: usize = 5 * 1_000 * 1_000;
 
-/// How one fake Langfuse is set up. `Config::default()` is plain HTTP with one project, whose keys are
-/// [`Project::PUBLIC_KEY`] and [`Project::SECRET_KEY`], and the prompts `greeting` and `movie critic/v2 ä`.
+/// How one fake Langfuse is set up. `Config::default()` is plain HTTP with the project of
+/// [`Project::PUBLIC_KEY`] and [`Project::SECRET_KEY`], a second one (`pk-lf-second`), and the prompts `greeting` and `movie critic/v2 ä`.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// TCP port on 127.0.0.1; 0 takes a free one.
@@ -33,7 +33,10 @@ impl Default for Config {
             port: 0,
             tls: false,
             base_path: String::new(),
-            projects: vec![Project::default()],
+            projects: vec![
+                Project::default(),
+                Project::new("project-second", "pk-lf-second", "sk-lf-second"),
+            ],
             prompts: vec![
                 Prompt::text("greeting", 1, "Hello {{name}}"),
                 Prompt::text("greeting", 3, "Hello again {{name}}"),

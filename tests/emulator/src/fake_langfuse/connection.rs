@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,7 +17,8 @@ use tokio::time::{Instant, Sleep};
 #[derive(Debug)]
 pub(super) struct Control {
     mode: Mutex<Mode>,
-    written_bytes: watch::Sender<u64>,
+    written_bytes: AtomicU64,
+    flushed_bytes: watch::Sender<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +32,8 @@ impl Control {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             mode: Mutex::new(Mode::Normal),
-            written_bytes: watch::Sender::new(0),
+            written_bytes: AtomicU64::new(0),
+            flushed_bytes: watch::Sender::new(0),
         })
     }
 
@@ -48,13 +51,13 @@ impl Control {
     }
 
     pub(super) fn written_bytes(&self) -> u64 {
-        *self.written_bytes.borrow()
+        self.written_bytes.load(Ordering::Relaxed)
     }
 
-    /// Returns when more than this many bytes have left, or when the connection is gone.
-    pub(super) async fn wait_for_bytes(&self, count: u64) {
-        let mut written = self.written_bytes.subscribe();
-        let _gone = written.wait_for(|written| *written > count).await;
+    /// Returns when more than this many bytes have been written and flushed, so that nothing is left in a buffer.
+    pub(super) async fn wait_for_flush_beyond(&self, count: u64) {
+        let mut flushed = self.flushed_bytes.subscribe();
+        let _gone = flushed.wait_for(|flushed| *flushed > count).await;
     }
 
     fn set(&self, mode: Mode) {
@@ -131,12 +134,16 @@ impl AsyncWrite for ControlledStream {
         };
         self.control
             .written_bytes
-            .send_modify(|total| *total += written as u64);
+            .fetch_add(written as u64, Ordering::Relaxed);
         Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        std::task::ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.control
+            .flushed_bytes
+            .send_replace(self.control.written_bytes());
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

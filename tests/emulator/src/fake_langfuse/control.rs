@@ -80,9 +80,7 @@ impl Handle {
     /// The server shares this thread, so waiting for it must not block.
     async fn settle(&self, close_connections: bool) {
         let finished = self.reconcile(close_connections);
-        while finished.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-            tokio::task::yield_now().await;
-        }
+        let _server_gone = tokio::task::spawn_blocking(move || finished.recv()).await;
     }
 }
 

@@ -43,7 +43,7 @@ impl Connection {
                 self.control.reset();
                 Err(io::ErrorKind::ConnectionReset.into())
             }
-            Fault::ResetMidResponse => self.half_of(&reply),
+            Fault::ResetMidResponse => self.half_of(&reply).await,
             Fault::Latency { delay } => {
                 tokio::time::sleep(delay).await;
                 respond(reply)
@@ -95,16 +95,16 @@ impl Connection {
     }
 
     /// Announces the whole body, sends half of it and resets once that half has left.
-    fn half_of(&self, reply: &Reply) -> io::Result<Response<Body>> {
+    async fn half_of(&self, reply: &Reply) -> io::Result<Response<Body>> {
         let whole = reply.body.clone();
         let half = whole.slice(..whole.len() / 2);
         let (mut sender, body) = Channel::new(1);
         let control = Arc::clone(&self.control);
         let before_bytes = control.written_bytes();
+        // Given before the head is written, so that one flush sends both.
+        sender.send_data(half).await.map_err(io::Error::other)?;
         tokio::spawn(async move {
-            let half_bytes = half.len() as u64;
-            let _connection_gone = sender.send_data(half).await;
-            control.wait_for_bytes(before_bytes + half_bytes).await;
+            control.wait_for_flush_beyond(before_bytes).await;
             control.reset();
             sender.abort(io::ErrorKind::ConnectionReset.into());
         });

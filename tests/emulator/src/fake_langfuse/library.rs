@@ -11,16 +11,15 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::config::Prompt;
-use super::recording::canonical;
 use super::reply::Reply;
 use super::request::Incoming;
 
 /// Files of media known at a time.
-pub const MAX_MEDIA: usize = 10_000;
+pub const MAX_MEDIA: usize = 1_000;
 /// Versions of prompts kept at a time.
-pub const MAX_PROMPTS: usize = 10_000;
+pub const MAX_PROMPTS: usize = 1_000;
 /// Datasets, dataset items and so on kept at a time, each kind by itself.
-pub const MAX_ITEMS_PER_COLLECTION: usize = 10_000;
+pub const MAX_ITEMS_PER_COLLECTION: usize = 1_000;
 /// Bytes of a media file, as Langfuse's default has it.
 pub const MAX_MEDIA_BYTES: u64 = 1_000_000_000;
 /// Characters of a media id.
@@ -270,10 +269,7 @@ impl Library {
                 "This fake keeps no more items",
             );
         }
-        if !items
-            .iter()
-            .any(|known| canonical(known) == canonical(&item))
-        {
+        if !items.contains(&item) {
             items.push(item.clone());
         }
         Reply::json(200, &item)
@@ -337,4 +333,69 @@ fn parse_media(body: &Value) -> Result<Media, &'static str> {
 
 fn sha256(bytes: &Bytes) -> String {
     STANDARD.encode(Sha256::digest(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announcement(number: usize) -> Value {
+        json!({"contentType": "image/png", "contentLength": 1, "sha256Hash": format!("{number:022}{:A<22}", ""),
+            "traceId": "t", "field": "input"})
+    }
+
+    #[test]
+    fn no_more_media_is_known_than_the_limit() {
+        let mut library = Library::default();
+        for number in 0..MAX_MEDIA {
+            assert_eq!(
+                library
+                    .announce_media("p", &announcement(number), "")
+                    .status,
+                201
+            );
+        }
+        assert_eq!(
+            library
+                .announce_media("p", &announcement(MAX_MEDIA), "")
+                .status,
+            500
+        );
+        assert_eq!(library.media().len(), MAX_MEDIA);
+    }
+
+    #[test]
+    fn media_larger_than_the_limit_is_refused() {
+        let mut library = Library::default();
+        let mut body = announcement(1);
+        body["contentLength"] = (MAX_MEDIA_BYTES + 1).into();
+        assert_eq!(library.announce_media("p", &body, "").status, 400);
+        body["contentLength"] = MAX_MEDIA_BYTES.into();
+        assert_eq!(library.announce_media("p", &body, "").status, 201);
+    }
+
+    #[test]
+    fn no_more_prompts_are_kept_than_the_limit() {
+        let mut library = Library::default();
+        let body = json!({"name": "p", "prompt": "text"});
+        for _ in 0..MAX_PROMPTS {
+            assert_eq!(library.create_prompt(&body).status, 201);
+        }
+        assert_eq!(library.create_prompt(&body).status, 500);
+    }
+
+    #[test]
+    fn no_more_items_are_kept_in_a_collection_than_the_limit() {
+        let mut library = Library::default();
+        for number in 0..MAX_ITEMS_PER_COLLECTION {
+            let item = json!({"id": number.to_string()});
+            assert_eq!(library.create("p", "datasets", &item).status, 200);
+        }
+        assert_eq!(
+            library
+                .create("p", "datasets", &json!({"id": "one more"}))
+                .status,
+            500
+        );
+    }
 }

@@ -16,7 +16,7 @@ use super::reply::Reply;
 use super::request::Incoming;
 
 /// Bytes a request may inflate to. Langfuse itself has no limit; this is the fake's own protection.
-pub const MAX_INFLATED_BYTES: usize = 256 << 20;
+pub const MAX_INFLATED_BYTES: usize = 80 << 20;
 /// Names of instrumentation scopes and reasons that a refusal lists.
 const MAX_NAMED: usize = 5;
 /// The newest `x-langfuse-ingestion-version` there is.

@@ -235,3 +235,74 @@ pub(super) fn to_hex(bytes: &[u8]) -> String {
             hex
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delimited(number: u8, inner: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![number << 3 | 2];
+        prost::encoding::encode_varint(inner.len() as u64, &mut bytes);
+        bytes.extend_from_slice(inner);
+        bytes
+    }
+
+    fn request(span: &[u8]) -> Vec<u8> {
+        delimited(1, &delimited(2, &delimited(2, span)))
+    }
+
+    fn decoded_span(span: &[u8]) -> Value {
+        let request = decode_request(&request(span)).unwrap();
+        request
+            .pointer("/resourceSpans/0/scopeSpans/0/spans/0")
+            .unwrap()
+            .clone()
+    }
+
+    #[test]
+    fn unknown_fields_are_kept_with_their_bytes() {
+        let span = [delimited(1, &[0xab; 16]), vec![0xf8, 0x06, 0x2a]].concat();
+        let span = decoded_span(&span);
+        assert_eq!(span["traceId"], "ab".repeat(16));
+        assert_eq!(span["unknownFields"][0], "111:Varint:2a");
+    }
+
+    #[test]
+    fn numbers_of_64_bits_become_strings_and_ids_hex() {
+        let start = [vec![0x39], u64::MAX.to_le_bytes().to_vec()].concat();
+        assert_eq!(
+            decoded_span(&start)["startTimeUnixNano"],
+            u64::MAX.to_string()
+        );
+        let negative = [
+            delimited(1, b"k"),
+            delimited(
+                2,
+                &[
+                    0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
+                ],
+            ),
+        ];
+        let span = decoded_span(&delimited(9, &negative.concat()));
+        assert_eq!(span["attributes"][0]["value"]["intValue"], "-1");
+    }
+
+    #[test]
+    fn a_wrong_wire_type_or_a_cut_message_is_malformed() {
+        assert_eq!(decode_request(&request(&[0x08, 0x01])), Err(Malformed));
+        let whole = request(&delimited(5, b"name"));
+        assert_eq!(decode_request(&whole[..whole.len() - 1]), Err(Malformed));
+    }
+
+    #[test]
+    fn values_nested_deeper_than_the_limit_are_malformed() {
+        let nested = |depth| {
+            let value = (0..depth).fold(delimited(1, b"x"), |inner, _| {
+                delimited(5, &delimited(1, &inner))
+            });
+            decode_request(&request(&delimited(9, &delimited(2, &value))))
+        };
+        assert!(nested((MAX_NESTING - 5) / 2).is_ok());
+        assert_eq!(nested(MAX_NESTING / 2), Err(Malformed));
+    }
+}

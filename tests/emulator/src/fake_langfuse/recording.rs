@@ -13,13 +13,13 @@ use serde_json::Value;
 /// Requests kept; later ones are only counted.
 pub const MAX_RECORDED_REQUESTS: usize = 50_000;
 /// Observations kept, accepted and refused together; later ones are only counted.
-pub const MAX_RECORDED_OBSERVATIONS: usize = 500_000;
+pub const MAX_RECORDED_OBSERVATIONS: usize = 200_000;
 /// Events kept, accepted and refused together; later ones are only counted.
-pub const MAX_RECORDED_EVENTS: usize = 200_000;
+pub const MAX_RECORDED_EVENTS: usize = 100_000;
 /// Bytes of request bodies (as sent) kept in total; later bodies are left out.
 pub const MAX_RECORDED_BODY_BYTES: usize = 128 << 20;
 /// Canonical bytes of observations and events kept in total; later ones are only counted.
-pub const MAX_RECORDED_DATA_BYTES: usize = 512 << 20;
+pub const MAX_RECORDED_DATA_BYTES: usize = 256 << 20;
 
 /// One request, whatever became of it.
 #[derive(Clone, Debug, Serialize)]
@@ -379,4 +379,114 @@ fn as_unix_seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S:
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     serializer.serialize_f64(since_epoch.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(body: Bytes) -> RecordedRequest {
+        RecordedRequest {
+            sequence: 0,
+            arrived_at: SystemTime::UNIX_EPOCH,
+            connection: 0,
+            method: String::new(),
+            target: String::new(),
+            headers: Vec::new(),
+            wire_bytes: body.len(),
+            body,
+            project: None,
+            status: None,
+            fault: None,
+            accepted: false,
+            span_count: 0,
+            event_count: 0,
+        }
+    }
+
+    fn observation(span: Value) -> Observation {
+        Observation {
+            span,
+            ..super::super::otlp::template(0, None, true, Arc::default())
+        }
+    }
+
+    fn event(kind: &str) -> Event {
+        Event {
+            request: 0,
+            project: None,
+            accepted: true,
+            door: Door::Ingestion,
+            id: String::new(),
+            kind: kind.into(),
+            body: Value::Null,
+            event: Value::Null,
+            storage_headers: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn requests_beyond_the_limit_are_counted_but_not_kept() {
+        let mut recording = Recording::default();
+        for _ in 0..=MAX_RECORDED_REQUESTS {
+            recording.add_request(request(Bytes::new()));
+        }
+        assert_eq!(recording.requests().len(), MAX_RECORDED_REQUESTS);
+        assert_eq!(recording.left_out_count(), 1);
+    }
+
+    #[test]
+    fn bodies_beyond_the_limit_are_left_out_of_their_requests() {
+        static MEGABYTE: [u8; 1 << 20] = [0; 1 << 20];
+        let mut recording = Recording::default();
+        let fitting_count = MAX_RECORDED_BODY_BYTES >> 20;
+        for _ in 0..=fitting_count {
+            recording.add_request(request(Bytes::from_static(&MEGABYTE)));
+        }
+        assert_eq!(recording.requests().len(), fitting_count + 1);
+        assert!(recording.requests()[fitting_count].body.is_empty());
+        assert_eq!(recording.requests()[fitting_count].wire_bytes, 1 << 20);
+        assert_eq!(recording.left_out_count(), 1);
+    }
+
+    #[test]
+    fn observations_beyond_the_limit_still_count_as_duplicates() {
+        let mut recording = Recording::default();
+        for _ in 0..=MAX_RECORDED_OBSERVATIONS {
+            recording.add_observation(observation(Value::Null));
+        }
+        assert_eq!(recording.observations().count(), MAX_RECORDED_OBSERVATIONS);
+        let stored_count = recording.duplicates().observations[0].count;
+        assert_eq!(stored_count, MAX_RECORDED_OBSERVATIONS as u64 + 1);
+        assert_eq!(recording.left_out_count(), 1);
+    }
+
+    #[test]
+    fn events_beyond_the_limit_are_counted_but_not_kept() {
+        let mut recording = Recording::default();
+        for _ in 0..=MAX_RECORDED_EVENTS {
+            recording.add_event(event("score-create"));
+        }
+        assert_eq!(recording.scores().count(), MAX_RECORDED_EVENTS);
+        assert_eq!(recording.left_out_count(), 1);
+    }
+
+    #[test]
+    fn spans_beyond_the_bytes_of_all_data_are_left_out() {
+        let mut recording = Recording {
+            data_bytes: MAX_RECORDED_DATA_BYTES - 1024,
+            ..Recording::default()
+        };
+        recording.add_observation(observation("x".repeat(1025).into()));
+        assert_eq!(recording.observations().count(), 0);
+        assert_eq!(recording.left_out_count(), 1);
+        recording.add_observation(observation("x".repeat(10).into()));
+        assert_eq!(recording.observations().count(), 1);
+    }
+
+    #[test]
+    fn canonical_text_does_not_depend_on_the_order_of_keys() {
+        let one: Value = serde_json::from_str(r#"{"b": [{"d": 1, "c": 2}], "a": null}"#).unwrap();
+        assert_eq!(canonical(&one), r#"{"a":null,"b":[{"c":2,"d":1}]}"#);
+    }
 }

@@ -10,7 +10,7 @@ use hyper::Request;
 use percent_encoding::percent_decode_str;
 
 /// Bytes of a body that are read at all; a longer one ends its connection.
-pub const MAX_READ_BODY_BYTES: usize = 64 << 20;
+pub const MAX_READ_BODY_BYTES: usize = 32 << 20;
 
 /// A whole request.
 pub(super) struct Incoming {

@@ -21,7 +21,7 @@ use super::state::Shared;
 use super::tls::Certificates;
 
 /// Connections served at a time; further ones are closed at once.
-pub const MAX_CONNECTIONS: usize = 4096;
+pub const MAX_CONNECTIONS: usize = 256;
 /// Connections that wait for being accepted.
 const BACKLOG: u32 = 1024;
 /// After a failure to accept or to open the port again.
