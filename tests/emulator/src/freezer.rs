@@ -50,7 +50,17 @@ enum Groups {
 pub(crate) struct Freezer {
     groups: Groups,
     kind: FreezerKind,
-    cpu_group: Option<PathBuf>,
+    quota: Quota,
+}
+
+/// Where the CPU quota is kept.
+#[derive(PartialEq)]
+enum Quota {
+    None,
+    /// In the group that freezes.
+    Same,
+    /// In a group of another hierarchy.
+    Separate(PathBuf),
 }
 
 impl Freezer {
@@ -70,11 +80,11 @@ impl Freezer {
             (Groups::V1(_), _) => FreezerKind::CgroupV1,
             (Groups::None, _) => FreezerKind::Signals,
         };
-        let cpu_group = cpu_quota.and_then(|cpus| limit_cpu(&groups, &name, cpus));
+        let quota = cpu_quota.map_or(Quota::None, |cpus| limit_cpu(&groups, &name, cpus));
         Ok(Self {
             groups,
             kind,
-            cpu_group,
+            quota,
         })
     }
 
@@ -83,7 +93,7 @@ impl Freezer {
     }
 
     pub(crate) fn limits_cpu(&self) -> bool {
-        self.cpu_group.is_some()
+        self.quota != Quota::None
     }
 
     /// The files that a new process writes `0` to before it execs, and so is a member from its first instruction on.
@@ -93,11 +103,8 @@ impl Freezer {
             fs::create_dir_all(&group)?;
             files.push(open_for_writing(&group.join("cgroup.procs"))?);
         }
-        if let (Some(cpu), Groups::V1(_) | Groups::None) | (Some(cpu), Groups::V2(_)) =
-            (&self.cpu_group, &self.groups)
-            && !matches!(&self.groups, Groups::V2(own) if own == cpu)
-        {
-            files.push(open_for_writing(&cpu.join("cgroup.procs"))?);
+        if let Quota::Separate(group) = &self.quota {
+            files.push(open_for_writing(&group.join("cgroup.procs"))?);
         }
         Ok(files)
     }
@@ -121,8 +128,9 @@ impl Freezer {
                         .into_iter()
                         .filter(|pid| !is_stopped(*pid))
                         .collect();
-                    moving.iter().for_each(|pid| signal(*pid, Signal::STOP));
-                    moving.is_empty()
+                    let still = moving.is_empty();
+                    signal_all(moving, Signal::STOP);
+                    still
                 });
             }
         }
@@ -133,30 +141,24 @@ impl Freezer {
             (_, FreezerKind::Off) => {}
             (Groups::V2(group), _) => write(&group.join("cgroup.freeze"), "0"),
             (Groups::V1(group), _) => write(&group.join("freezer.state"), "THAWED"),
-            (Groups::None, _) => trees(pids)
-                .into_iter()
-                .for_each(|pid| signal(pid, Signal::CONT)),
+            (Groups::None, _) => signal_all(trees(pids), Signal::CONT),
         }
     }
 
     /// Kills a process and everything it started.
     pub(crate) fn kill(&self, process: &str, pid: u32) {
-        if let Some(group) = self.group_of(process) {
-            kill_group(&group, &self.groups);
+        match self.group_of(process) {
+            Some(group) => kill_group(&group, &self.groups),
+            None => signal_all(trees(&[pid]), Signal::KILL),
         }
-        trees(&[pid])
-            .into_iter()
-            .for_each(|pid| signal(pid, Signal::KILL));
     }
 
     /// Kills whatever is left of all processes.
     pub(crate) fn kill_all(&self, pids: &[u32]) {
-        if let Groups::V2(group) | Groups::V1(group) = &self.groups {
-            kill_group(group, &self.groups);
+        match &self.groups {
+            Groups::V2(group) | Groups::V1(group) => kill_group(group, &self.groups),
+            Groups::None => signal_all(trees(pids), Signal::KILL),
         }
-        trees(pids)
-            .into_iter()
-            .for_each(|pid| signal(pid, Signal::KILL));
     }
 
     fn group_of(&self, process: &str) -> Option<PathBuf> {
@@ -176,7 +178,7 @@ impl Drop for Freezer {
             kill_group(group, &self.groups);
             settle(|| remove_group(group));
         }
-        if let Some(group) = &self.cpu_group {
+        if let Quota::Separate(group) = &self.quota {
             settle(|| remove_group(group));
         }
     }
@@ -235,7 +237,8 @@ fn new_group(parent: &Path, name: &str) -> Option<PathBuf> {
     Some(group)
 }
 
-fn limit_cpu(groups: &Groups, name: &str, cpus: f64) -> Option<PathBuf> {
+/// Limits all processes together, in the freezing group if its hierarchy has the controller.
+fn limit_cpu(groups: &Groups, name: &str, cpus: f64) -> Quota {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -245,11 +248,15 @@ fn limit_cpu(groups: &Groups, name: &str, cpus: f64) -> Option<PathBuf> {
     if let Groups::V2(group) = groups
         && fs::write(group.join("cpu.max"), format!("{quota_us} {CPU_PERIOD_US}")).is_ok()
     {
-        return Some(group.clone());
+        return Quota::Same;
     }
-    let group = new_group(&mounted("cgroup", Some("cpu"))?, name)?;
-    fs::write(group.join("cpu.cfs_quota_us"), quota_us.to_string()).ok()?;
-    Some(group)
+    let separate = mounted("cgroup", Some("cpu")).and_then(|parent| new_group(&parent, name));
+    match separate {
+        Some(group) if fs::write(group.join("cpu.cfs_quota_us"), quota_us.to_string()).is_ok() => {
+            Quota::Separate(group)
+        }
+        _ => Quota::None,
+    }
 }
 
 /// The mount point of a hierarchy, from `/proc/mounts` (device, directory, type, options).
@@ -272,8 +279,9 @@ fn kill_group(group: &Path, groups: &Groups) {
     }
     settle(|| {
         let members = members(group);
-        members.iter().for_each(|pid| signal(*pid, Signal::KILL));
-        members.is_empty()
+        let empty = members.is_empty();
+        signal_all(members, Signal::KILL);
+        empty
     });
 }
 
@@ -320,7 +328,12 @@ fn trees(roots: &[u32]) -> Vec<u32> {
             all.push((pid, parent, group));
         }
     }
-    let mut found: Vec<u32> = roots.to_vec();
+    // Each root leads a group of its own; another process that got the number of a dead one most likely does not.
+    let mut found: Vec<u32> = all
+        .iter()
+        .filter(|(pid, _, group)| roots.contains(pid) && pid == group)
+        .map(|(pid, ..)| *pid)
+        .collect();
     loop {
         let more: Vec<u32> = all
             .iter()
@@ -354,6 +367,12 @@ fn is_stopped(pid: u32) -> bool {
 
 fn is_zombie(pid: u32) -> bool {
     stat(pid).is_none_or(|(state, ..)| matches!(state, 'Z' | 'X'))
+}
+
+fn signal_all(pids: Vec<u32>, which: Signal) {
+    for pid in pids {
+        signal(pid, which);
+    }
 }
 
 /// A process that is gone already is no error.

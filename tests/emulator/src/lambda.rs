@@ -7,8 +7,8 @@ use crate::config::{Config, Fault, Freeze, PAYLOAD_BYTES_MAX, Reset};
 use crate::freezer::{Freezer, FreezerKind, signal};
 use crate::invocation::{FunctionError, Invocation, InvocationHandle, Progress};
 use crate::logs::LogLine;
-use crate::state::Shared;
-use crate::teardown::ShutdownReport;
+use crate::state::{Shared, Stage};
+use crate::teardown::{ShutdownReport, kill_rest};
 use crate::timeline::{Entry, Event};
 use bytes::Bytes;
 use rustix::process::Signal;
@@ -140,7 +140,7 @@ impl Lambda {
     /// invocation starts everything anew within its own timeout; the temporary directory stays.
     pub async fn reset(&self, reset: Reset) -> ShutdownReport {
         self.shared.update(|state| {
-            if state.current.is_some() {
+            if state.invoking {
                 state.interrupt = Some(reset);
             }
         });
@@ -314,13 +314,8 @@ async fn live(
         _ = stopped => {}
     }
     shared.thaw();
-    let pids: Vec<u32> = shared
-        .look()
-        .processes
-        .iter()
-        .map(|process| process.pid)
-        .collect();
-    shared.freezer.kill_all(&pids);
+    shared.update(|state| state.stage = Stage::TearingDown);
+    kill_rest(&shared).await;
 }
 
 fn new_tmp_dir() -> std::io::Result<PathBuf> {

@@ -29,9 +29,9 @@
 //! ```
 //!
 //! How the modules lie: [`Lambda`] (`lambda`) is a handle on a thread of its own, where `conductor` plays the service
-//! (init, invoke, freeze, `teardown`) over the `state` that the `api` handlers change. `process`, `freezer` and
-//! `environment` touch the operating system, `telemetry` delivers records, `timeline` and `logs` remember what happened,
-//! `front` offers it all over HTTP.
+//! (`init`, invoke, freeze, `teardown`) over the `state` that the `api` handlers change. `process`, `freezer` and
+//! `environment` touch the operating system, `records` tells `telemetry` what to deliver, `timeline` and `logs` remember
+//! what happened, `front` offers it all over HTTP.
 
 mod api;
 mod builder;
@@ -41,10 +41,12 @@ mod environment;
 pub mod fake_langfuse;
 mod freezer;
 mod front;
+mod init;
 mod invocation;
 mod lambda;
 mod logs;
 mod process;
+mod records;
 mod state;
 mod teardown;
 mod telemetry;

@@ -106,10 +106,7 @@ impl Logs {
 pub(crate) async fn read_lines(pipe: impl AsyncRead + Unpin, mut line: impl FnMut(String)) {
     let mut reader = BufReader::new(pipe);
     let mut pending: Vec<u8> = Vec::new();
-    loop {
-        let Ok(available) = reader.fill_buf().await else {
-            break;
-        };
+    while let Ok(available) = reader.fill_buf().await {
         if available.is_empty() {
             break;
         }

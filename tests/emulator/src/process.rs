@@ -12,11 +12,15 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
 /// The name of the runtime's process.
 pub(crate) const RUNTIME: &str = "runtime";
+
+/// How often, and after which pause, an executable that is still being written is tried again.
+const BUSY_RETRIES_MAX: u32 = 50;
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -69,7 +73,7 @@ pub(crate) fn launch(shared: &Arc<Shared>, launch: &Launch<'_>) -> io::Result<()
         .process_group(0)
         .kill_on_drop(true);
     enter_before_exec(&mut command, shared.freezer.entrances(launch.name)?);
-    let mut child = command.spawn()?;
+    let mut child = spawn(&mut command)?;
     let pid = child.id().unwrap_or_default();
     shared.timeline.add(Event::ProcessStarted {
         process: launch.name.to_owned(),
@@ -85,10 +89,10 @@ pub(crate) fn launch(shared: &Arc<Shared>, launch: &Launch<'_>) -> io::Result<()
         state.generation
     });
     if let Some(stdout) = child.stdout.take() {
-        capture(shared, launch.name, Stream::Stdout, stdout);
+        capture(shared, launch.name, generation, Stream::Stdout, stdout);
     }
     if let Some(stderr) = child.stderr.take() {
-        capture(shared, launch.name, Stream::Stderr, stderr);
+        capture(shared, launch.name, generation, Stream::Stderr, stderr);
     }
     tokio::spawn(watch(
         Arc::clone(shared),
@@ -122,11 +126,13 @@ fn enter_before_exec(command: &mut Command, entrances: Vec<File>) {
 fn capture(
     shared: &Arc<Shared>,
     source: &str,
+    generation: u64,
     stream: Stream,
     pipe: impl tokio::io::AsyncRead + Unpin + Send + 'static,
 ) {
     let shared = Arc::clone(shared);
     let source = source.to_owned();
+    shared.update(|state| state.open_pipes += 1);
     tokio::spawn(async move {
         read_lines(pipe, |text| {
             shared.telemetry.log(&source, &text);
@@ -138,7 +144,25 @@ fn capture(
             });
         })
         .await;
+        shared.update(|state| {
+            if state.generation == generation {
+                state.open_pipes = state.open_pipes.saturating_sub(1);
+            }
+        });
     });
+}
+
+/// A file that was just written can be open for writing for a moment longer, in a child that another thread has forked.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    for _ in 0..BUSY_RETRIES_MAX {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            result => return result,
+        }
+    }
+    command.spawn()
 }
 
 async fn watch(shared: Arc<Shared>, mut child: Child, name: String, pid: u32, generation: u64) {

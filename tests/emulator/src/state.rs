@@ -171,8 +171,8 @@ pub(crate) struct Agent {
     pub(crate) id: String,
     /// A file in `/opt/extensions`, as opposed to a part of the runtime's process.
     pub(crate) external: bool,
-    pub(crate) registered: bool,
-    pub(crate) events: Vec<String>,
+    /// What it registered for; `None` until it does.
+    pub(crate) events: Option<Vec<String>>,
     /// Whether it has ever asked for an event.
     pub(crate) initialised: bool,
     /// Has been given an INVOKE (or will be) and not asked for the next event since.
@@ -190,8 +190,7 @@ impl Agent {
             name,
             id: uuid::Uuid::new_v4().to_string(),
             external,
-            registered: false,
-            events: Vec::new(),
+            events: None,
             initialised: false,
             busy: false,
             owed: 0,
@@ -202,7 +201,7 @@ impl Agent {
     }
 
     pub(crate) fn wants(&self, event: &str) -> bool {
-        self.registered && self.events.iter().any(|wanted| wanted == event)
+        self.events.iter().flatten().any(|wanted| wanted == event)
     }
 
     /// The extension asks for the next event.
@@ -277,6 +276,10 @@ pub(crate) struct State {
     pub(crate) stage: Stage,
     pub(crate) agents: Vec<Agent>,
     pub(crate) processes: Vec<Process>,
+    /// Outputs of processes that have not come to their end.
+    pub(crate) open_pipes: u32,
+    /// Whether an invocation is under way, its init included.
+    pub(crate) invoking: bool,
     pub(crate) current: Option<Current>,
     /// The first thing that makes the environment unusable.
     pub(crate) fault: Option<FunctionError>,
@@ -301,6 +304,7 @@ impl State {
                 .map(|name| Agent::new(name.clone(), true))
                 .collect(),
             interrupt: self.interrupt,
+            invoking: self.invoking,
             ..Self::default()
         };
     }

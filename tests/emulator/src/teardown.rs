@@ -57,7 +57,7 @@ pub(crate) async fn teardown(
         state
             .agents
             .iter()
-            .any(|agent| agent.external && agent.registered)
+            .any(|agent| agent.external && agent.events.is_some())
     });
     let deadline = started + SHUTDOWN_BUDGET;
     let gently = reset != Reset::Killed;
@@ -139,7 +139,8 @@ async fn stop_extensions(shared: &Shared, reason: &'static str, deadline: Instan
     wait_for_exit(shared, deadline, |state| state.living_pids().is_empty()).await;
 }
 
-async fn kill_rest(shared: &Shared) {
+/// Kills what is left, and waits until it is gone and its last words are read.
+pub(crate) async fn kill_rest(shared: &Shared) {
     let left: Vec<String> = shared
         .look()
         .processes
@@ -158,7 +159,7 @@ async fn kill_rest(shared: &Shared) {
         .collect();
     shared.freezer.kill_all(&pids);
     wait_for_exit(shared, Instant::now() + REAP_LIMIT, |state| {
-        state.living_pids().is_empty()
+        state.living_pids().is_empty() && state.open_pipes == 0
     })
     .await;
 }

@@ -95,7 +95,7 @@ impl Hub {
     }
 
     /// A `platform.*` record.
-    pub(crate) fn platform(&self, kind: &str, record: Value) {
+    pub(crate) fn platform(&self, kind: &str, record: &Value) {
         let dropped =
             self.behaviour == Telemetry::WithoutRuntimeDone && kind == "platform.runtimeDone";
         if !dropped {
@@ -110,12 +110,12 @@ impl Hub {
         } else {
             "extension"
         };
-        self.emit(category, category, Value::from(text));
+        self.emit(category, category, &Value::from(text));
     }
 
-    fn emit(&self, category: &'static str, kind: &str, record: Value) {
+    fn emit(&self, category: &'static str, kind: &str, record: &Value) {
         let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        let value = json!({ "time": time, "type": kind, "record": record });
+        let value = json!({ "time": time, "type": kind, "record": *record });
         let record = Record {
             category,
             kind: kind.to_owned(),
@@ -253,7 +253,11 @@ impl Delivery {
 
     async fn deliver(&mut self, batch: &[Record]) {
         let body = Bytes::from(
-            Value::from_iter(batch.iter().map(|record| record.value.clone())).to_string(),
+            batch
+                .iter()
+                .map(|record| record.value.clone())
+                .collect::<Value>()
+                .to_string(),
         );
         for attempt in 1..=DELIVERIES_MAX {
             let _ = self.paused.wait_for(|paused| !paused).await;

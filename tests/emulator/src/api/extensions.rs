@@ -92,7 +92,7 @@ fn try_register(
     check_events(&events, shared.config.mode)?;
     shared.update(|state| {
         let agent = registrant(state, name)?;
-        if agent.registered {
+        if agent.events.is_some() {
             return Err(refuse(
                 403,
                 "Extension.InvalidExtensionState",
@@ -106,8 +106,7 @@ fn try_register(
                 "internal extensions get no SHUTDOWN",
             ));
         }
-        agent.registered = true;
-        agent.events.clone_from(&events);
+        agent.events = Some(events.clone());
         Ok((agent.id.clone(), events))
     })
 }
@@ -260,9 +259,11 @@ fn event_json(shared: &Shared, name: &str, event: &AgentEvent) -> Value {
                 _ => None,
             });
             match (absurd, json.as_object_mut()) {
-                (Some(Value::Null), Some(fields)) => drop(fields.remove("deadlineMs")),
+                (Some(Value::Null), Some(fields)) => {
+                    fields.remove("deadlineMs");
+                }
                 (Some(deadline), Some(fields)) => {
-                    drop(fields.insert("deadlineMs".to_owned(), deadline))
+                    fields.insert("deadlineMs".to_owned(), deadline);
                 }
                 _ => {}
             }
@@ -322,7 +323,7 @@ pub(super) fn identify(shared: &Shared, request: &Request<Incoming>) -> Result<S
         .look()
         .agents
         .iter()
-        .find(|agent| agent.registered && agent.id == id)
+        .find(|agent| agent.events.is_some() && agent.id == id)
         .map(|agent| agent.name.clone());
     name.ok_or_else(|| {
         Box::new(refusal(

@@ -62,7 +62,7 @@ fn answer(shared: &Shared, name: &str, body: &[u8]) -> Reply {
         .subscribe(name.to_owned(), subscription, port, path);
     shared
         .telemetry
-        .platform("platform.telemetrySubscription", record);
+        .platform("platform.telemetrySubscription", &record);
     reply(200, "\"OK\"")
 }
 

@@ -1,0 +1,13 @@
+//! The rules of the local Lambda, each shown by small extensions and runtimes in Python's standard library.
+
+mod crashes;
+mod faults;
+mod freeze;
+mod front;
+mod init;
+mod invoke;
+mod setup;
+mod shutdown;
+mod streaming;
+mod telemetry;
+mod timeout;
