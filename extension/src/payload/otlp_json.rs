@@ -57,17 +57,14 @@ struct Mark {
 
 impl Walk<'_> {
     async fn request(&mut self) -> Result<(Range<usize>, Flaw), Refusal> {
-        let mut found = (0..0, None);
-        match self.json.shape().await? {
-            Shape::Object => {}
-            // Reading a property of `null` throws there.
-            Shape::Null => return Err(Refusal::Shape("the request must be an object")),
-            _ => {
-                self.json.skip().await?;
-                return Ok(found);
-            }
+        let shape = self.json.shape().await?;
+        if shape != Shape::Object {
+            self.json.skip().await?;
+            // Reading a property of `null` throws there; of anything else it finds none.
+            let flaw = (shape == Shape::Null).then_some("request:null");
+            return Ok((0..0, flaw));
         }
-        let (mut first, mark) = (true, self.mark());
+        let (mut first, mark, mut found) = (true, self.mark(), (0..0, None));
         while let Some(key) = self.json.next_key(&mut first).await? {
             if self.json.text(&key).as_deref() == Some("resourceSpans") {
                 self.reset(mark);
@@ -80,19 +77,12 @@ impl Walk<'_> {
     }
 
     async fn resource_spans_list(&mut self) -> Result<(Range<usize>, Flaw), Refusal> {
-        match self.json.shape().await? {
-            Shape::Array => {}
-            Shape::Null | Shape::False => return Ok((0..0, self.json.skip().await.map(|_| None)?)),
-            // Langfuse answers 200 to this, and its worker then fails on it: it can never become a trace.
-            _ => {
-                return Ok((
-                    0..0,
-                    self.json
-                        .skip()
-                        .await
-                        .map(|_| Some("resourceSpans:not_an_array"))?,
-                ));
-            }
+        if self.json.shape().await? != Shape::Array {
+            let range = self.json.skip().await?;
+            let raw = self.json.raw(range);
+            let nothing = matches!(raw, b"null" | b"false" | b"\"\"") || is_zero(raw);
+            // Langfuse answers 200 to the rest, and its worker then fails on it: it can never become a trace.
+            return Ok((0..0, (!nothing).then_some("resourceSpans:not_an_array")));
         }
         let start = self.json.at() + 1;
         let (mut first, mut flaw) = (true, None);
@@ -115,7 +105,7 @@ impl Walk<'_> {
                 Some("resource") => {
                     resource = self
                         .attributes_of("resource.attributes:not_an_array")
-                        .await?
+                        .await?;
                 }
                 Some("scopeSpans") => {
                     self.reset(mark);
@@ -150,7 +140,7 @@ impl Walk<'_> {
         while let Some(key) = self.json.next_key(&mut first).await? {
             match self.json.text(&key).as_deref() {
                 Some("scope") => {
-                    scope = self.attributes_of("scope.attributes:not_an_array").await?
+                    scope = self.attributes_of("scope.attributes:not_an_array").await?;
                 }
                 Some("spans") => {
                     self.reset(mark);
@@ -189,7 +179,7 @@ impl Walk<'_> {
                 Some("spanId") => span.span_id = self.id().await?,
                 Some("parentSpanId") => span.parent_span_id = self.id().await?,
                 Some("attributes") => {
-                    span.attributes = self.list("attributes:not_an_array").await?
+                    span.attributes = self.list("attributes:not_an_array").await?;
                 }
                 Some("events") => span.events = self.events().await?,
                 Some("flags") => span.flags = self.flags().await?,
@@ -308,6 +298,7 @@ fn is_zero(number: &[u8]) -> bool {
 }
 
 #[derive(Default)]
+#[expect(clippy::struct_field_names, reason = "OTLP's own names")]
 struct Span {
     trace_id: Id,
     span_id: Id,

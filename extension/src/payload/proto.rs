@@ -67,11 +67,10 @@ impl Message {
             (Self::Span, 11) => Sub(Self::Event),
             (Self::Span, 13) => Sub(Self::Link),
             (Self::Span, 15) => Sub(Self::Status),
-            (Self::Resource, 1)
+            (Self::Resource | Self::KeyValueList, 1)
             | (Self::Scope | Self::Event, 3)
             | (Self::Span, 9)
-            | (Self::Link, 4)
-            | (Self::KeyValueList, 1) => Sub(Self::KeyValue),
+            | (Self::Link, 4) => Sub(Self::KeyValue),
             (Self::KeyValue, 2) | (Self::ArrayValue, 1) => Sub(Self::AnyValue),
             (Self::AnyValue, 5) => Sub(Self::ArrayValue),
             (Self::AnyValue, 6) => Sub(Self::KeyValueList),
@@ -105,4 +104,22 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
         }
         out.push(low | 0x80);
     }
+}
+
+/// Reads a base-128 varint and says where it ends.
+pub(super) fn read_varint(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
+    const MAX_VARINT_BYTES: usize = 10;
+    let mut value = 0_u64;
+    for (index, byte) in bytes
+        .get(start..)?
+        .iter()
+        .take(MAX_VARINT_BYTES)
+        .enumerate()
+    {
+        value |= u64::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Some((value, start + index + 1));
+        }
+    }
+    None
 }

@@ -112,21 +112,23 @@ fn with_new_id(
     empty: bool,
 ) -> (String, Bytes) {
     let id = Uuid::new_v4().to_string();
-    let (before, inserted, after) = match id_range {
-        Some(range) => (
-            &body[..range.start],
-            format!("\"{id}\""),
-            &body[range.end..],
-        ),
-        None => {
-            let comma = if empty { "" } else { "," };
+    let comma = if empty { "" } else { "," };
+    let (before, inserted, after) = id_range.map_or_else(
+        || {
             (
                 &body[..=open],
                 format!("\"id\":\"{id}\"{comma}"),
                 &body[open + 1..],
             )
-        }
-    };
+        },
+        |range| {
+            (
+                &body[..range.start],
+                format!("\"{id}\""),
+                &body[range.end..],
+            )
+        },
+    );
     let body = [before, inserted.as_bytes(), after].concat();
     (id, body.into())
 }

@@ -1,7 +1,71 @@
-//! Cutting an accepted body in two.
+//! Cutting an accepted body in two, for a Langfuse that finds it too large.
+//!
+//! The cut lies between two units, at the first one that begins in the second half of the bytes. What encloses it
+//! (resource, scope, unknown members) is repeated on both sides, byte for byte.
 
-use super::Payload;
+mod json;
+mod proto;
+
+use bytes::{Bytes, BytesMut};
+
+use super::encoding::{Declared, inflate};
+use super::merge::compress;
+use super::{Encoding, Kind, Limits, Payload};
 
 pub(super) async fn split(payload: Payload) -> Result<(Payload, Payload), Payload> {
-    Err(payload)
+    match try_split(&payload).await {
+        Some(halves) => Ok(halves),
+        None => Err(payload),
+    }
+}
+
+async fn try_split(payload: &Payload) -> Option<(Payload, Payload)> {
+    if payload.units < 2 {
+        return None;
+    }
+    let (left, right) = match payload.kind {
+        Kind::OtlpProtobuf => proto::split(&inflated(payload).await?).await?,
+        Kind::OtlpJson => {
+            json::split(&payload.body, &["resourceSpans", "scopeSpans", "spans"]).await?
+        }
+        Kind::Ingestion => json::split(&payload.body, &["batch"]).await?,
+        Kind::Scores => json::split(&payload.body, &[]).await?,
+        Kind::Score => return None,
+    };
+    let left = accepted(payload, left.into()).await?;
+    let right = accepted(payload, right.into()).await?;
+    let whole = left.units > 0 && right.units > 0 && left.units + right.units == payload.units;
+    whole.then_some((left, right))
+}
+
+async fn inflated(payload: &Payload) -> Option<Bytes> {
+    if payload.encoding == Encoding::Identity {
+        return Some(payload.body.clone());
+    }
+    let mut body = BytesMut::with_capacity(payload.inflated_bytes);
+    inflate(
+        Declared::Gzip,
+        &payload.body,
+        payload.inflated_bytes,
+        &mut body,
+    )
+    .await
+    .ok()?;
+    Some(body.freeze())
+}
+
+/// Holds one half the way the whole was held.
+async fn accepted(whole: &Payload, half: Bytes) -> Option<Payload> {
+    let half = match whole.encoding {
+        Encoding::Identity => half,
+        Encoding::Gzip => compress(vec![half], Vec::new()).await.into(),
+    };
+    let limits = Limits {
+        facts_spans: 0,
+        inflated_bytes: usize::MAX,
+        json_inflated_bytes: usize::MAX,
+    };
+    Payload::restore(whole.kind, whole.encoding, half, &limits)
+        .await
+        .ok()
 }

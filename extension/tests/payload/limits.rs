@@ -1,0 +1,126 @@
+//! Every limit can be reached, and holds.
+
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use langfuse_extension::payload::{
+    DEPTH_LIMIT, EVENTS_LIMIT, INGESTION_REQUEST_LIMIT_BYTES, Kind, Limits, Refusal,
+    SCORES_REQUEST_LIMIT_BYTES, STEP_BYTES, accept_otlp, merge,
+};
+use prost::Message;
+
+use crate::support::{
+    JSON, PROTOBUF, accept, accept_batch, accept_json, accept_protobuf, gzip, request, run,
+};
+
+#[test]
+fn a_gzip_bomb_is_refused_once_it_passes_the_limit() {
+    let bomb = gzip(&vec![0; 65 * 1024 * 1024]);
+    assert!(bomb.len() < 70_000);
+    for (content_type, at_most) in [(PROTOBUF, 64 * 1024 * 1024), (JSON, 20 * 1024 * 1024)] {
+        let refusal = run(accept_otlp(
+            content_type,
+            "gzip",
+            bomb.clone().into(),
+            &Limits::default(),
+        ))
+        .unwrap_err();
+        assert_eq!(
+            refusal,
+            Refusal::TooLarge {
+                what: "the inflated body",
+                limit_bytes: at_most
+            }
+        );
+        assert_eq!(refusal.status(), 413);
+    }
+}
+
+#[test]
+fn facts_of_further_spans_are_only_counted() {
+    let limits = Limits {
+        facts_spans: 3,
+        ..Limits::default()
+    };
+    let body = request(5, 1).encode_to_vec();
+    let (payload, facts) = run(accept_otlp(PROTOBUF, "", body.into(), &limits)).unwrap();
+    assert_eq!(
+        (payload.units(), facts.spans.len(), facts.omitted),
+        (5, 3, 2)
+    );
+}
+
+#[test]
+fn more_events_than_an_answer_can_name_are_refused() {
+    let events = |count: u32| format!(r#"{{"batch":[{}]}}"#, vec!["1"; count as usize].join(","));
+    assert_eq!(
+        accept_batch(events(EVENTS_LIMIT)).unwrap().0.units(),
+        EVENTS_LIMIT
+    );
+    assert_eq!(
+        accept_batch(events(EVENTS_LIMIT + 1)).unwrap_err(),
+        Refusal::TooMany {
+            limit: EVENTS_LIMIT
+        }
+    );
+}
+
+#[test]
+fn an_event_or_score_that_no_request_can_carry_is_refused() {
+    let event = |bytes: usize| format!(r#"{{"batch":["{}"]}}"#, "x".repeat(bytes - 14));
+    assert!(accept_batch(event(INGESTION_REQUEST_LIMIT_BYTES)).is_ok());
+    assert_eq!(
+        accept_batch(event(INGESTION_REQUEST_LIMIT_BYTES + 1))
+            .unwrap_err()
+            .status(),
+        413
+    );
+    let score = |bytes: usize| format!(r#"["{}"]"#, "x".repeat(bytes - 4));
+    assert!(accept(Kind::Scores, "", score(SCORES_REQUEST_LIMIT_BYTES)).is_ok());
+    assert_eq!(
+        accept(Kind::Scores, "", score(SCORES_REQUEST_LIMIT_BYTES + 1))
+            .unwrap_err()
+            .status(),
+        413
+    );
+}
+
+#[test]
+fn nesting_ends_somewhere_and_never_in_a_stack_overflow() {
+    let nested = |depth: usize| format!(r#"{{"x":{}1{}}}"#, "[".repeat(depth), "]".repeat(depth));
+    assert!(accept_json(nested(DEPTH_LIMIT)).is_ok());
+    assert!(accept_json(nested(DEPTH_LIMIT + 1)).is_err());
+    assert!(accept_json("[".repeat(1_000_000)).is_err());
+    let groups = |depth: usize| [[0x0b].repeat(depth), [0x0c].repeat(depth)].concat();
+    assert!(
+        accept_protobuf(groups(1)).is_err(),
+        "field 1 is a message, not a group"
+    );
+    let groups = |depth: usize| [[0x13].repeat(depth), [0x14].repeat(depth)].concat();
+    assert!(accept_protobuf(groups(DEPTH_LIMIT - 1)).is_ok());
+    assert!(accept_protobuf(groups(DEPTH_LIMIT)).is_err());
+}
+
+/// How often a future gives way before it is ready.
+fn turns(work: impl Future) -> usize {
+    let (mut work, mut context) = (pin!(work), Context::from_waker(Waker::noop()));
+    let mut turns = 0;
+    while work.as_mut().poll(&mut context).is_pending() {
+        turns += 1;
+    }
+    turns
+}
+
+#[test]
+fn big_bodies_give_way_to_other_tasks_at_every_step() {
+    const BYTES: usize = 4 * 1024 * 1024;
+    let steps = BYTES / STEP_BYTES;
+    let body = request(64, BYTES / 64).encode_to_vec();
+    let limits = Limits::default();
+    assert!(turns(accept_otlp(PROTOBUF, "", body.clone().into(), &limits)) >= steps);
+    assert!(turns(accept_otlp(PROTOBUF, "gzip", gzip(&body).into(), &limits)) >= steps);
+    let text = format!(r#"{{"x":"{}"}}"#, "y".repeat(BYTES));
+    assert!(turns(accept_otlp(JSON, "", text.into(), &limits)) >= steps);
+    let payload = accept_protobuf(body).unwrap().0;
+    assert!(turns(merge(vec![payload])) >= steps);
+}
