@@ -1,6 +1,7 @@
 """What is linked into the binary: the normal dependencies of the extension, as cargo resolves them."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -41,3 +42,9 @@ def metadata(*options: str) -> dict:
 def is_proc_macro(package: dict) -> bool:
     """Runs in the compiler only; nothing of it is linked."""
     return any("proc-macro" in target["kind"] for target in package["targets"])
+
+
+def checksums() -> dict[tuple[str, str], str]:
+    """SHA-256 of each crate's archive by name and version, as Cargo.lock pins it."""
+    pattern = r'name = "(.+)"\nversion = "(.+)"\nsource = ".+"\nchecksum = "(.+)"'
+    return {(name, version): found for name, version, found in re.findall(pattern, (ROOT / "Cargo.lock").read_text())}
