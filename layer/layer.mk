@@ -1,0 +1,32 @@
+# Packaging: layers, image, release. Included by the root Makefile.
+
+ARCH ?= $(shell uname -m | sed -e s/aarch64/arm64/ -e s/amd64/x86_64/)
+LAYER_ZIP = dist/langfuse-extension-layer-$(ARCH).zip
+IMAGE_TAR = dist/langfuse-extension-image.tar
+
+.PHONY: layer
+layer: ## Build the layer's zip for this machine's architecture, or ARCH=x86_64|arm64, into dist/
+	layer/build.sh $(ARCH)
+	python3 -B layer/pack.py $(ARCH) target/layer/$(ARCH)/langfuse-extension $(LAYER_ZIP)
+	layer/check.sh $(LAYER_ZIP) $(ARCH)
+
+.PHONY: image
+image: layer ## Build the image to COPY --from, of every layer in dist/, and run it
+	python3 -B layer/image.py $(IMAGE_TAR) target/layer/image dist/langfuse-extension-layer-*.zip
+	python3 -B layer/run_image.py $(IMAGE_TAR)
+
+.PHONY: layer-test
+layer-test: ## Show what the checks of layer and image refuse
+	python3 -B -m unittest discover -s layer -p 'test_*.py'
+
+.PHONY: release
+release: ## Build all artefacts of a release, with checksums and bills of materials, into dist/
+	layer/release.sh
+
+.PHONY: layer-publish
+layer-publish: ## Publish dist/'s layers to REGIONS="…" with your AWS credentials (CONFIRM=1)
+	layer/publish.sh
+
+.PHONY: image-push
+image-push: ## Push dist/'s image to IMAGE=registry/name:tag (needs skopeo)
+	skopeo copy --all oci-archive:$(IMAGE_TAR) docker://$(or $(IMAGE),$(error say IMAGE=registry/name:tag))

@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""Packs a binary into a Lambda layer that is the same byte for byte each time: fixed times, order and modes.
+
+Usage: layer/pack.py x86_64|arm64 BINARY ZIP     (writes ZIP and ZIP.sha256)
+"""
+
+import hashlib
+import stat
+import sys
+import zipfile
+from pathlib import Path
+
+import crates
+import licences
+
+EPOCH = (1980, 1, 1, 0, 0, 0)  # The earliest time that a zip can name.
+
+
+def main(arch: str, binary: str, target: str) -> None:
+    # Lambda starts every file in extensions/, so the licences stand beside that folder, not in it.
+    entries = [
+        ("extensions/langfuse-extension", 0o755, Path(binary).read_bytes()),
+        ("licenses/LICENSE", 0o644, (crates.ROOT / "LICENSE").read_bytes()),
+        ("licenses/THIRD-PARTY.txt", 0o644, licences.third_party(arch).encode()),
+    ]
+    out = Path(target)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(out, "w") as layer:
+        for name, mode, content in entries:
+            entry = zipfile.ZipInfo(name, EPOCH)
+            entry.create_system = 3  # Unix: the mode below is meant.
+            entry.external_attr = (stat.S_IFREG | mode) << 16
+            layer.writestr(entry, content, zipfile.ZIP_DEFLATED, compresslevel=9)
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    out.with_name(out.name + ".sha256").write_text(f"{digest}  {out.name}\n")
+    print(f"layer: {out} {out.stat().st_size:,} bytes, sha256 {digest}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])

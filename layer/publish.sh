@@ -1,0 +1,28 @@
+#!/bin/sh
+# Publishes the layers of dist/ to AWS, readable by everyone, and writes their ARNs to dist/layer-arns.txt.
+#
+#   REGIONS="eu-west-1 us-east-1" layer/publish.sh     (credentials as the AWS CLI finds them; CONFIRM=1)
+set -eu
+cd "$(dirname "$0")/.."
+
+: "${REGIONS:?name the regions, e.g. REGIONS=\"eu-west-1 us-east-1\"}"
+if [ "${CONFIRM:-}" != 1 ]; then
+  echo "layer-publish: this publishes layers that cannot be taken back quietly; set CONFIRM=1 to go on" >&2
+  exit 2
+fi
+
+version=$(python3 -B -c 'import sys; sys.path.insert(0, "layer"); import crates; print(crates.version())')
+: >dist/layer-arns.txt
+for region in $REGIONS; do
+  for zip in dist/langfuse-extension-layer-*.zip; do
+    arch=${zip#dist/langfuse-extension-layer-}
+    arch=${arch%.zip}
+    layer/check.sh "$zip" "$arch"
+    arn=$(aws lambda publish-layer-version --region "$region" --layer-name "langfuse-extension-$arch" \
+      --description "langfuse-lambda-extension $version" --license-info Apache-2.0 \
+      --compatible-architectures "$arch" --zip-file "fileb://$zip" --query LayerVersionArn --output text)
+    aws lambda add-layer-version-permission --region "$region" --layer-name "langfuse-extension-$arch" \
+      --version-number "${arn##*:}" --statement-id public --principal '*' --action lambda:GetLayerVersion >/dev/null
+    echo "$arn" | tee -a dist/layer-arns.txt
+  done
+done
