@@ -65,6 +65,7 @@ enum Quota {
 
 impl Freezer {
     pub(crate) fn new(freeze: Freeze, cpu_quota: Option<f64>) -> Result<Self, Error> {
+        clear_stale();
         let name = group_name();
         let groups = match freeze {
             Freeze::CgroupV2 => v2_group(&name).ok_or(Error::NoFreezer(freeze))?,
@@ -215,26 +216,39 @@ fn v1_group(name: &str) -> Option<Groups> {
     new_group(&mounted("cgroup", Some("freezer"))?, name).map(Groups::V1)
 }
 
-/// Makes the group, and clears those of emulators that were killed before they could.
 fn new_group(parent: &Path, name: &str) -> Option<PathBuf> {
-    for stale in fs::read_dir(parent).into_iter().flatten().flatten() {
-        let file_name = stale.file_name();
-        let owner = file_name.to_str().and_then(|name| {
-            name.strip_prefix(GROUP_PREFIX)?
-                .split('-')
-                .next()?
-                .parse::<u32>()
-                .ok()
-        });
-        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            write(&stale.path().join("cgroup.kill"), "1");
-            write(&stale.path().join("freezer.state"), "THAWED");
-            settle(|| remove_group(&stale.path()));
-        }
-    }
     let group = parent.join(name);
     fs::create_dir(&group).ok()?;
     Some(group)
+}
+
+/// Ends what emulators left in any hierarchy that were killed before they could do so themselves.
+fn clear_stale() {
+    let hierarchies = [
+        mounted("cgroup2", None),
+        mounted("cgroup", Some("freezer")),
+        mounted("cgroup", Some("cpu")),
+    ];
+    let groups = hierarchies
+        .into_iter()
+        .flatten()
+        .flat_map(|parent| subgroups(&parent));
+    for group in groups.filter(|group| is_stale(group)) {
+        write(&group.join("freezer.state"), "THAWED");
+        write(&group.join("cgroup.kill"), "1");
+        settle(|| {
+            signal_all(members(&group), Signal::KILL);
+            remove_group(&group)
+        });
+    }
+}
+
+fn is_stale(group: &Path) -> bool {
+    let name = group.file_name().unwrap_or_default().to_string_lossy();
+    let owner = name
+        .strip_prefix(GROUP_PREFIX)
+        .and_then(|rest| rest.split('-').next());
+    owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
 }
 
 /// Limits all processes together, in the freezing group if its hierarchy has the controller.

@@ -189,3 +189,36 @@ async fn extensions_see_lambdas_environment_without_what_is_the_functions_alone(
     assert!(agent.contains(&"AWS_LAMBDA_FUNCTION_MEMORY_SIZE=256".to_owned()));
     assert!(!has(&agent, "CARGO_MANIFEST_DIR"), "nothing is inherited");
 }
+
+#[tokio::test]
+async fn there_are_at_most_10_extensions() {
+    let opt = (0..11).fold(Opt::new(), |opt, number| {
+        opt.and(&format!("agent{number}"), AGENT)
+    });
+    let lambda = with_extensions(ECHO, &opt).start().await.unwrap();
+    assert_eq!(
+        lambda.init().await.error.unwrap().error_type,
+        "Extension.LimitExceeded"
+    );
+}
+
+#[tokio::test]
+async fn an_extension_may_speak_the_runtime_api_for_the_function_as_the_web_adapter_does() {
+    let adapter = "import threading\nadapter = Extension()\n\
+                   threading.Thread(target=adapter.next, daemon=True).start()\nimport function\nfunction.serve()";
+    let opt = Opt::new().and("adapter", adapter).and("agent", AGENT);
+    let lambda = with_extensions("time.sleep(60)", &opt)
+        .start()
+        .await
+        .unwrap();
+    for payload in ["1", "2"] {
+        assert_eq!(lambda.invoke(payload).await.text(), payload);
+    }
+    let report = lambda.shutdown().await;
+    let killed: Vec<_> = report
+        .extensions
+        .iter()
+        .map(|end| (end.name.as_str(), end.killed))
+        .collect();
+    assert_eq!(killed, [("adapter", true), ("agent", false)]);
+}

@@ -227,7 +227,7 @@ async fn function_and_extension_lines_come_to_those_who_want_them() {
     .await
     .unwrap();
     lambda.invoke("{}").await;
-    until_printed(&lambda, "from the handler").await;
+    until_printed(&lambda, r#""type":"function""#).await;
     lambda.shutdown().await;
     let records = records(&lambda);
     assert!(
@@ -334,4 +334,30 @@ async fn a_timeout_of_managed_instances_leaves_everything_running() {
     );
     assert_eq!(lambda.pid("runtime"), runtime);
     until_printed(&lambda, "\"status\":\"timeout\"").await;
+}
+
+#[tokio::test]
+async fn a_batch_that_is_never_taken_is_given_up_after_20_deliveries() {
+    let opt = Opt::with(
+        "agent = Extension('SHUTDOWN')\nagent.subscribe(listen(*[500] * 20))\nagent.serve()",
+    );
+    let lambda = started(&opt, Telemetry::Delivered).await;
+    lambda.init().await;
+    let taken = |event: &Event| {
+        matches!(
+            event,
+            Event::TelemetryDelivered {
+                status: Some(200),
+                ..
+            }
+        )
+    };
+    let later = lambda
+        .wait_for(PATIENCE, |entry| taken(&entry.event))
+        .await
+        .unwrap();
+    assert!(
+        matches!(later.event, Event::TelemetryDelivered { attempt: 1, .. }),
+        "the next batch has its own count"
+    );
 }

@@ -55,7 +55,7 @@ async fn a_timeout_terminates_the_runtime_kills_it_600_ms_later_and_then_tells_e
         unreachable!()
     };
     assert_eq!(reason, "TIMEOUT");
-    assert!((1_100..=1_400).contains(budget_ms), "{budget_ms}");
+    assert!((900..=1_400).contains(budget_ms), "{budget_ms}");
 }
 
 #[tokio::test]
@@ -74,7 +74,7 @@ async fn a_runtime_that_heeds_sigterm_leaves_extensions_nearly_the_whole_2_s() {
             Event::ShutdownDelivered { budget_ms, .. } => Some(budget_ms),
             _ => None,
         });
-    assert!(budget_ms.unwrap() > 1_700, "{budget_ms:?}");
+    assert!(budget_ms.unwrap() > 1_500, "{budget_ms:?}");
 }
 
 #[tokio::test]
