@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// The prefix of our control groups; the owner's pid follows, so that a later run can clear what a killed one left.
-const GROUP_PREFIX: &str = "lambda-emulator-";
+/// The prefix of control groups and directories; the owner's pid follows, so that a later run can clear what a killed
+/// one left.
+const NAME_PREFIX: &str = "lambda-emulator-";
 /// How long a freeze may take to be complete, and how long a killed group may take to become empty.
 const SETTLE_LIMIT: Duration = Duration::from_millis(500);
 const SETTLE_STEP: Duration = Duration::from_micros(200);
@@ -66,7 +67,7 @@ enum Quota {
 impl Freezer {
     pub(crate) fn new(freeze: Freeze, cpu_quota: Option<f64>) -> Result<Self, Error> {
         clear_stale();
-        let name = group_name();
+        let name = owned_name();
         let groups = match freeze {
             Freeze::CgroupV2 => v2_group(&name).ok_or(Error::NoFreezer(freeze))?,
             Freeze::CgroupV1 => v1_group(&name).ok_or(Error::NoFreezer(freeze))?,
@@ -185,10 +186,11 @@ impl Drop for Freezer {
     }
 }
 
-fn group_name() -> String {
+/// A name for something that ends with this process.
+pub(crate) fn owned_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!(
-        "{GROUP_PREFIX}{}-{}",
+        "{NAME_PREFIX}{}-{}",
         std::process::id(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     )
@@ -243,10 +245,11 @@ fn clear_stale() {
     }
 }
 
-fn is_stale(group: &Path) -> bool {
-    let name = group.file_name().unwrap_or_default().to_string_lossy();
+/// Whether something of that name is left from an emulator that is gone.
+pub(crate) fn is_stale(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
     let owner = name
-        .strip_prefix(GROUP_PREFIX)
+        .strip_prefix(NAME_PREFIX)
         .and_then(|rest| rest.split('-').next());
     owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
 }

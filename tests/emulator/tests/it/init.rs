@@ -56,16 +56,9 @@ async fn init_ends_when_the_slowest_extension_asks_for_its_first_event() {
 
 #[tokio::test]
 async fn the_registered_name_must_be_that_of_the_file() {
-    let opt = Opt::with("Extension('INVOKE', name='other')\ntime.sleep(60)");
-    let lambda = with_extensions(ECHO, &opt)
-        .init_limit(Duration::from_millis(500))
-        .start()
-        .await
-        .unwrap();
-    assert_eq!(
-        lambda.init().await.error.unwrap().error_type,
-        "Sandbox.Timedout"
-    );
+    let opt = Opt::with("Extension('INVOKE', name='other')");
+    let lambda = with_extensions(ECHO, &opt).start().await.unwrap();
+    assert!(lambda.init().await.error.is_some());
     let refused = lambda
         .timeline()
         .into_iter()

@@ -125,21 +125,11 @@ async fn nothing_is_delivered_to_a_frozen_environment() {
     let opt = Opt::with(SUBSCRIBED);
     let lambda = with_extensions(ECHO, &opt).start().await.unwrap();
     lambda.invoke("{}").await;
-    let frozen_at = lambda.elapsed();
+    // The report is made when the invocation is over, and the freeze comes with it.
     lambda.pause(Duration::from_millis(200)).await;
-    let thawed_at = lambda.elapsed();
+    assert!(!kinds(&lambda).contains(&"platform.report".to_owned()));
     lambda.thaw();
     until_printed(&lambda, "platform.report").await;
-    let delivered: Vec<_> = lambda
-        .timeline()
-        .into_iter()
-        .filter(|entry| matches!(entry.event, Event::TelemetryDelivered { .. }))
-        .collect();
-    assert!(
-        !delivered
-            .iter()
-            .any(|entry| entry.at > frozen_at && entry.at < thawed_at)
-    );
 }
 
 #[tokio::test]
@@ -277,10 +267,9 @@ async fn both_schemas_are_taken_and_what_lambda_refuses_is_refused() {
 
 #[tokio::test]
 async fn managed_instances_know_no_invoke_no_runtime_done_and_one_schema() {
-    let opt = Opt::with("Extension('INVOKE')\ntime.sleep(60)");
+    let opt = Opt::with("Extension('INVOKE')");
     let lambda = with_extensions(ECHO, &opt)
         .mode(Mode::ManagedInstances)
-        .init_limit(Duration::from_millis(500))
         .start()
         .await
         .unwrap();
