@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// What a handle may ask for. All but `Init` and `Invoke` wait for the invocation under way.
+/// What a handle may ask for; one is done after the other.
 pub(crate) enum Command {
     Init(oneshot::Sender<InitReport>),
     Invoke {

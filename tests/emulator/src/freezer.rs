@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// The prefix of our control groups; the owner's pid follows, so that a later run can clear what a killed one left.
-const GROUP_PREFIX: &str = "lambda-emulator-";
+/// The prefix of control groups and directories; the owner's pid follows, so that a later run can clear what a killed
+/// one left.
+const NAME_PREFIX: &str = "lambda-emulator-";
 /// How long a freeze may take to be complete, and how long a killed group may take to become empty.
 const SETTLE_LIMIT: Duration = Duration::from_millis(500);
 const SETTLE_STEP: Duration = Duration::from_micros(200);
@@ -65,7 +66,8 @@ enum Quota {
 
 impl Freezer {
     pub(crate) fn new(freeze: Freeze, cpu_quota: Option<f64>) -> Result<Self, Error> {
-        let name = group_name();
+        clear_stale();
+        let name = owned_name();
         let groups = match freeze {
             Freeze::CgroupV2 => v2_group(&name).ok_or(Error::NoFreezer(freeze))?,
             Freeze::CgroupV1 => v1_group(&name).ok_or(Error::NoFreezer(freeze))?,
@@ -184,10 +186,11 @@ impl Drop for Freezer {
     }
 }
 
-fn group_name() -> String {
+/// A name for something that ends with this process.
+pub(crate) fn owned_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!(
-        "{GROUP_PREFIX}{}-{}",
+        "{NAME_PREFIX}{}-{}",
         std::process::id(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     )
@@ -215,26 +218,40 @@ fn v1_group(name: &str) -> Option<Groups> {
     new_group(&mounted("cgroup", Some("freezer"))?, name).map(Groups::V1)
 }
 
-/// Makes the group, and clears those of emulators that were killed before they could.
 fn new_group(parent: &Path, name: &str) -> Option<PathBuf> {
-    for stale in fs::read_dir(parent).into_iter().flatten().flatten() {
-        let file_name = stale.file_name();
-        let owner = file_name.to_str().and_then(|name| {
-            name.strip_prefix(GROUP_PREFIX)?
-                .split('-')
-                .next()?
-                .parse::<u32>()
-                .ok()
-        });
-        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            write(&stale.path().join("cgroup.kill"), "1");
-            write(&stale.path().join("freezer.state"), "THAWED");
-            settle(|| remove_group(&stale.path()));
-        }
-    }
     let group = parent.join(name);
     fs::create_dir(&group).ok()?;
     Some(group)
+}
+
+/// Ends what emulators left in any hierarchy that were killed before they could do so themselves.
+fn clear_stale() {
+    let hierarchies = [
+        mounted("cgroup2", None),
+        mounted("cgroup", Some("freezer")),
+        mounted("cgroup", Some("cpu")),
+    ];
+    let groups = hierarchies
+        .into_iter()
+        .flatten()
+        .flat_map(|parent| subgroups(&parent));
+    for group in groups.filter(|group| is_stale(group)) {
+        write(&group.join("freezer.state"), "THAWED");
+        write(&group.join("cgroup.kill"), "1");
+        settle(|| {
+            signal_all(members(&group), Signal::KILL);
+            remove_group(&group)
+        });
+    }
+}
+
+/// Whether something of that name is left from an emulator that is gone.
+pub(crate) fn is_stale(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let owner = name
+        .strip_prefix(NAME_PREFIX)
+        .and_then(|rest| rest.split('-').next());
+    owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
 }
 
 /// Limits all processes together, in the freezing group if its hierarchy has the controller.

@@ -4,7 +4,7 @@ use crate::api;
 use crate::builder::Builder;
 use crate::conductor::{Command, Conductor};
 use crate::config::{Config, Fault, Freeze, PAYLOAD_BYTES_MAX, Reset};
-use crate::freezer::{Freezer, FreezerKind, signal};
+use crate::freezer::{Freezer, FreezerKind, is_stale, owned_name, signal};
 use crate::invocation::{FunctionError, Invocation, InvocationHandle, Progress};
 use crate::logs::LogLine;
 use crate::state::{Shared, Stage};
@@ -319,8 +319,14 @@ async fn live(
 }
 
 fn new_tmp_dir() -> std::io::Result<PathBuf> {
-    let dir =
-        std::env::temp_dir().join(format!("lambda-emulator-{}", uuid::Uuid::new_v4().simple()));
+    let parent = std::env::temp_dir();
+    for entry in fs::read_dir(&parent)?
+        .flatten()
+        .filter(|entry| is_stale(&entry.path()))
+    {
+        let _ = fs::remove_dir_all(entry.path());
+    }
+    let dir = parent.join(owned_name());
     fs::create_dir(&dir)?;
     Ok(dir)
 }

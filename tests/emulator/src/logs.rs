@@ -125,3 +125,38 @@ pub(crate) async fn read_lines(pipe: impl AsyncRead + Unpin, mut line: impl FnMu
         line(String::from_utf8_lossy(&pending).into_owned());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> LogLine {
+        LogLine {
+            at: Duration::ZERO,
+            source: "runtime".to_owned(),
+            stream: Stream::Stdout,
+            text: text.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_oldest_lines_go_first() {
+        let logs = Logs::new(false);
+        for number in 0..=LINES_MAX {
+            logs.add(line(&number.to_string()));
+        }
+        let lines = logs.lines();
+        assert_eq!((lines.len(), lines[0].text.as_str()), (LINES_MAX, "1"));
+    }
+
+    #[tokio::test]
+    async fn a_long_line_is_cut_and_the_next_one_is_whole() {
+        let text = format!("{}\nnext\nlast", "x".repeat(LINE_BYTES_MAX + 1));
+        let mut lines = Vec::new();
+        read_lines(text.as_bytes(), |line| lines.push(line)).await;
+        assert_eq!(
+            lines.iter().map(String::len).collect::<Vec<_>>(),
+            [LINE_BYTES_MAX, 4, 4]
+        );
+    }
+}

