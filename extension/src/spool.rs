@@ -46,6 +46,8 @@ pub const SEGMENTS_TARGET: u64 = 16;
 pub const COMPACTION_RESERVE: u64 = 2 * SEGMENTS_TARGET;
 /// The most that is copied at once to free room; segments with more in them are let alone.
 pub const COMPACTION_LIMIT_BYTES: u64 = 4 << 20;
+/// Files that may lie in the directory, those of others included.
+pub const ENTRIES_LIMIT: usize = 4096;
 /// The unit in which disk space is charged.
 pub const DISK_BLOCK_BYTES: u64 = 4096;
 
@@ -79,6 +81,9 @@ pub enum SpoolError {
     /// Another user owns the directory, or may write to it.
     #[error("the spool's directory belongs to somebody else or is writable by others")]
     NotOurs,
+    /// More than [`ENTRIES_LIMIT`] files lie in the directory.
+    #[error("the spool's directory is full of other files")]
+    Crowded,
     /// Another process has it.
     #[error("the spool is in use by another process")]
     InUse,

@@ -7,10 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::SpoolError;
-
-/// Entries of the directory that are looked at.
-pub(super) const ENTRIES_LIMIT: usize = 4096;
+use super::{ENTRIES_LIMIT, SpoolError};
 
 const LOCK_NAME: &str = "lock";
 const SCRATCH_NAME: &str = "compacting";
@@ -87,13 +84,16 @@ impl Directory {
         }
     }
 
-    /// Looks at up to [`ENTRIES_LIMIT`] files, and removes what a kill in the middle of a compaction left.
+    /// Looks at all files, and removes what a kill in the middle of a compaction left.
     pub(super) fn list(&self) -> Result<Listing, SpoolError> {
         let _ = std::fs::remove_file(self.scratch());
         let entries = std::fs::read_dir(&self.path)
             .map_err(|error| SpoolError::io("read its directory", error))?;
         let mut listing = Listing::default();
-        for entry in entries.take(ENTRIES_LIMIT).flatten() {
+        for (seen, entry) in entries.flatten().enumerate() {
+            if seen >= ENTRIES_LIMIT {
+                return Err(SpoolError::Crowded);
+            }
             let path = entry.path();
             match index_of(&path) {
                 Some(index) => listing.segments.push((index, path)),

@@ -126,3 +126,16 @@ fn a_function_that_empties_tmp_costs_what_was_there_and_nothing_after() {
     assert_eq!(bodies(&recovered), [b"kept"]);
     assert_eq!(recovered[0].unresolved_sends, 1);
 }
+
+#[test]
+fn a_directory_full_of_other_files_is_refused() {
+    let dir = Dir::new();
+    fs::create_dir(dir.path()).unwrap();
+    for number in 1..ENTRIES_LIMIT {
+        fs::write(dir.path().join(format!("{number}")), "").unwrap();
+    }
+    // With its lock, exactly the limit.
+    assert_eq!(dir.open().skipped().foreign_files, ENTRIES_LIMIT as u64 - 1);
+    fs::write(dir.path().join("one more"), "").unwrap();
+    assert!(matches!(open_error(&dir.path()), SpoolError::Crowded));
+}

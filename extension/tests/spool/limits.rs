@@ -146,3 +146,21 @@ fn no_more_files_are_kept_than_their_limit() {
     assert!(matches!(spool.store(1, &record("")), Err(StoreError::Full)));
     assert_eq!(recover(&mut spool).len(), SEGMENTS_LIMIT);
 }
+
+#[test]
+fn a_segment_with_much_left_in_it_is_not_rewritten() {
+    let dir = Dir::new();
+    let mut spool = dir.open_limited(160 << 20);
+    let mut item = 0;
+    while spool.store(item, &sized(1 << 20)).is_ok() {
+        item += 1;
+    }
+    // Segments of nine records: what is left of five forgotten is a little more than the limit.
+    assert_eq!(COMPACTION_LIMIT_BYTES, 4 << 20);
+    let full = dir.segments().len() as u64 - 1;
+    spool.forget((0..full * 9).filter(|it| it % 9 < 5)).unwrap();
+    let stored = spool.store(1000, &sized(1 << 20));
+    assert!(matches!(stored, Err(StoreError::Full)), "{stored:?}");
+    spool.forget([5]).unwrap();
+    spool.store(1000, &sized(1 << 20)).unwrap();
+}

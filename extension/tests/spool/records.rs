@@ -158,7 +158,7 @@ fn arbitrary_bytes_are_read_without_harm() {
     let dir = Dir::new();
     dir.open().store(1, &sized(200)).unwrap();
     let whole = fs::read(&dir.segments()[0]).unwrap();
-    for round in 0..20_000_usize {
+    for round in 0..5000_usize {
         let mut bytes = whole.clone();
         for _ in 0..round % 5 {
             random ^= random << 13;
