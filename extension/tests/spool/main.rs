@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use langfuse_extension::spool::{
-    COMPACTION_LIMIT_BYTES, DISK_BLOCK_BYTES, ENTRIES_LIMIT, RECORD_LIMIT_BYTES, RECORDS_LIMIT,
-    Record, SEGMENTS_LIMIT, Skipped, Spool, SpoolError, StoreError, read_segment,
+    COMPACTION_LIMIT_BYTES, COMPACTION_RESERVE, DISK_BLOCK_BYTES, ENTRIES_LIMIT,
+    RECORD_LIMIT_BYTES, RECORDS_LIMIT, Record, SEGMENTS_LIMIT, Skipped, Spool, SpoolError,
+    StoreError, read_segment,
 };
 use langfuse_extension_core::route::{Credential, Door, Route};
 
