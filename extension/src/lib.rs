@@ -1,3 +1,4 @@
 //! The leaves of langfuse-lambda-extension: everything that touches bytes, sockets, files and clocks.
 
 pub mod payload;
+pub mod spool;
