@@ -90,6 +90,7 @@ fn start() -> Option<Moto> {
     assert!(made.status.success(), "{said}");
     let mut process = Command::new(String::from_utf8(made.stdout).unwrap().trim())
         .arg(root.join("tests/apps/moto/serve.py"))
+        .env("NO_PROXY", "*")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
