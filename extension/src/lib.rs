@@ -1,4 +1,5 @@
 //! The leaves of langfuse-lambda-extension: everything that touches bytes, sockets, files and clocks.
 
+pub mod credentials;
 pub mod payload;
 pub mod spool;
