@@ -1,5 +1,16 @@
-//! The leaves of langfuse-lambda-extension: everything that touches bytes, sockets, files and clocks.
+//! The leaves of langfuse-lambda-extension: everything that touches bytes, sockets, files and clocks. What to do is
+//! decided in the crate `langfuse-extension-core`; [`agent`] is the loop between the two.
 
+pub mod agent;
+pub mod config;
 pub mod credentials;
+pub mod disk;
+pub mod exporter;
+pub mod keys;
 pub mod payload;
+pub mod platform;
+pub mod receiver;
+pub mod report;
 pub mod spool;
+pub mod telemetry;
+pub mod upstream;

@@ -1,3 +1,177 @@
 //! The life of the process.
 
-fn main() {}
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use langfuse_extension::agent::{self, Agent, Event, Input, Inputs};
+use langfuse_extension::config::{Config, ProcessEnvironment};
+use langfuse_extension::disk::Disk;
+use langfuse_extension::exporter::Exporter;
+use langfuse_extension::keys::Keyring;
+use langfuse_extension::platform::Platform;
+use langfuse_extension::receiver::Receiver;
+use langfuse_extension::telemetry::Telemetry;
+use langfuse_extension::upstream::Upstream;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args();
+    let name = arguments.next().unwrap_or_default();
+    let arguments: Vec<_> = arguments.collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => run(live(file_name(&name))),
+        ["--version"] => {
+            println!("langfuse-extension {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!(
+                "usage: langfuse-extension [--version]\nWithout arguments it is started by AWS Lambda."
+            );
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(life: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime.block_on(life),
+        Err(error) => {
+            eprintln!("langfuse-extension cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// From registration to SHUTDOWN. The sandbox starts the function's runtime once every extension is registered, so
+/// nothing slow may come before that.
+async fn live(name: &str) -> ExitCode {
+    let config = Config::read(&ProcessEnvironment);
+    start_logging(config.log_level);
+    let Some(api) = &config.runtime_api else {
+        tracing::error!(
+            "AWS_LAMBDA_RUNTIME_API is not set: this program is started by AWS Lambda from /opt/extensions"
+        );
+        return ExitCode::from(2);
+    };
+    let platform = match Platform::register(api, name).await {
+        Ok(platform) => platform,
+        Err(error) => {
+            tracing::error!(%error, "Lambda refused to register this extension, so the function cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    for problem in &config.problems {
+        tracing::error!("{problem}");
+    }
+    serve(config, platform).await
+}
+
+async fn serve(mut config: Config, mut platform: Platform) -> ExitCode {
+    let (inputs, events) = Inputs::channel();
+    let (ask_next, next_asked) = mpsc::unbounded_channel();
+    let (reread_keys, keys_doubted) = mpsc::unbounded_channel();
+    config.core.seed = agent::random_seed();
+    let upstream = Upstream::open(config.upstream.take(), config.ca_file.as_deref());
+    config.core.enabled &= upstream.has_address();
+
+    let exporter = Exporter::new(upstream.clone(), inputs.clone());
+    let disk = config.core.spool.then(|| open_disk(&config)).flatten();
+    config.core.spool = disk.is_some();
+    let keyring = Keyring::new(config.keys.take(), config.aws.clone(), upstream.clone());
+    let receiver = Receiver::new(
+        inputs.clone(),
+        upstream,
+        config.passthrough,
+        keyring.has_sources(),
+    );
+    tokio::spawn(keyring.keep(inputs.clone(), keys_doubted));
+    listen(&config, receiver).await;
+    subscribe(&mut platform, &inputs).await;
+
+    inputs.event(Event::Registered {
+        invoke: platform.told_of_invocations,
+    });
+    let events_of_lambda = tokio::spawn(follow(platform, next_asked, inputs));
+    let agent = Agent::new(config.core, events, ask_next, exporter, disk, reread_keys);
+    tokio::select! {
+        _ = agent.run() => ExitCode::SUCCESS,
+        _ = events_of_lambda => ExitCode::FAILURE,
+    }
+}
+
+/// Asks Lambda for the next event whenever the agent says so. Ends when Lambda's API has failed for good.
+async fn follow(
+    mut platform: Platform,
+    mut next_asked: mpsc::UnboundedReceiver<()>,
+    inputs: Inputs,
+) {
+    while next_asked.recv().await.is_some() {
+        match platform.next().await {
+            Ok(event) => inputs.send(Input::Platform(event)),
+            Err(error) => {
+                tracing::error!(%error, "Lambda's API gives no next event, so the extension ends");
+                let _ = platform.exit_error("Extension.NextFailed").await;
+                return;
+            }
+        }
+    }
+}
+
+/// Without a port there is nothing to do, but no harm in it either.
+async fn listen(config: &Config, receiver: Receiver) {
+    match TcpListener::bind(config.listen).await {
+        Ok(listener) => {
+            tokio::spawn(Arc::new(receiver).serve(listener));
+        }
+        Err(error) => tracing::error!(
+            address = %config.listen,
+            %error,
+            "cannot listen, so nothing is traced: does another collector (ADOT, Datadog) hold this port? \
+             Set LANGFUSE_EXTENSION_LISTEN and the app's LANGFUSE_BASE_URL to another one"
+        ),
+    }
+}
+
+async fn subscribe(platform: &mut Platform, inputs: &Inputs) {
+    match Telemetry::bind().await {
+        Ok(telemetry) => match platform.subscribe(&telemetry.destination()).await {
+            Ok(()) => {
+                tokio::spawn(telemetry.serve(inputs.clone()));
+            }
+            Err(error) => {
+                tracing::info!(%error, "no telemetry here; the end of an invocation is guessed")
+            }
+        },
+        Err(error) => {
+            tracing::warn!(%error, "cannot listen for telemetry; the end of an invocation is guessed")
+        }
+    }
+}
+
+fn open_disk(config: &Config) -> Option<Disk> {
+    Disk::open(config)
+        .inspect_err(|error| tracing::warn!(%error, dir = %config.spool_dir.display(), "going on without a spool"))
+        .ok()
+}
+
+fn start_logging(level: tracing::Level) {
+    // Lambda stamps each line with the time itself.
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_max_level(level)
+        .with_target(false)
+        .without_time()
+        .with_writer(std::io::stdout)
+        .init();
+}
+
+/// Lambda wants to be told the name of the file that it started.
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}

@@ -21,6 +21,7 @@ mod proto;
 mod refusal;
 mod scores;
 mod split;
+mod unit;
 
 use std::ops::Range;
 

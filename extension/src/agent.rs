@@ -1,0 +1,357 @@
+//! The one event loop: what happened → the core → what is to be done.
+//!
+//! Everything else in the process only tells this loop what it saw and does what it is told. A panic in the core is
+//! caught here, and from then on the extension is harmless: it acknowledges, ships nothing, and keeps asking for the
+//! next event, because an extension that exits fails the customer's invocation.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use langfuse_extension_core::buffer::{Item, ItemId};
+use langfuse_extension_core::route::Route;
+use langfuse_extension_core::time::Now;
+use langfuse_extension_core::traces::SpanFact;
+use langfuse_extension_core::{Action, Core, Settings};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::disk::Disk;
+use crate::exporter::Exporter;
+use crate::payload::Payload;
+use crate::platform::PlatformEvent;
+use crate::report::{Report, Status};
+
+/// What the core is told, with this product's payload.
+pub type Event = langfuse_extension_core::Event<Payload>;
+
+/// What the loop is told.
+#[derive(Debug)]
+pub enum Input {
+    /// Something happened.
+    Event(Event),
+    /// A client's data is whole and valid. `ack` is answered once it is in the buffer and in the spool.
+    Accept {
+        /// Where it goes.
+        route: Arc<Route>,
+        /// Its body.
+        payload: Payload,
+        /// What its spans say of their traces.
+        facts: Vec<SpanFact>,
+        /// Answered when the client may be told.
+        ack: oneshot::Sender<()>,
+    },
+    /// Lambda's next event.
+    Platform(PlatformEvent),
+    /// Somebody asks how things stand.
+    Status(oneshot::Sender<Status>),
+    /// The pass-through asks whether Langfuse is known to be bad.
+    IsLangfuseBad(oneshot::Sender<bool>),
+}
+
+/// The way into the loop. The channel has no bound of its own: each connection waits for its acknowledgement before it
+/// says more, and connections are bounded.
+#[derive(Clone, Debug)]
+pub struct Inputs(mpsc::UnboundedSender<Input>);
+
+impl Inputs {
+    /// The way in, and the end that [`Agent::run`] reads.
+    pub fn channel() -> (Self, mpsc::UnboundedReceiver<Input>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// Tells what happened. After the loop has ended nobody is interested.
+    pub fn event(&self, event: Event) {
+        self.send(Input::Event(event));
+    }
+
+    /// Hands something to the loop.
+    pub fn send(&self, input: Input) {
+        let _ = self.0.send(input);
+    }
+
+    /// Hands a client's data over and waits until it is safe.
+    pub async fn accept(&self, route: Arc<Route>, payload: Payload, facts: Vec<SpanFact>) {
+        let (ack, acknowledged) = oneshot::channel();
+        self.send(Input::Accept {
+            route,
+            payload,
+            facts,
+            ack,
+        });
+        let _ = acknowledged.await;
+    }
+
+    /// Asks the loop something. `None` after it has ended.
+    pub async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Input) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.send(question(reply));
+        answer.await.ok()
+    }
+}
+
+/// What the loop does its work with.
+#[derive(Debug)]
+pub struct Agent {
+    core: Core<Payload>,
+    clock: Clock,
+    inputs: mpsc::UnboundedReceiver<Input>,
+    next: mpsc::UnboundedSender<()>,
+    exporter: Exporter,
+    buffer_bytes: usize,
+    disk: Option<Disk>,
+    recovering: bool,
+    reread_keys: mpsc::UnboundedSender<()>,
+    report: Report,
+    /// Items that the spool had no room for, to be told to the core.
+    not_stored: Vec<ItemId>,
+    broken: bool,
+}
+
+impl Agent {
+    /// Begins before the extension is registered. `next`: told to ask Lambda for its next event. `reread_keys`: told
+    /// that Langfuse refused the configured keys.
+    pub fn new(
+        settings: Settings,
+        inputs: mpsc::UnboundedReceiver<Input>,
+        next: mpsc::UnboundedSender<()>,
+        exporter: Exporter,
+        disk: Option<Disk>,
+        reread_keys: mpsc::UnboundedSender<()>,
+    ) -> Self {
+        let clock = Clock::start();
+        Self {
+            buffer_bytes: settings.buffer_bytes,
+            core: Core::new(settings, clock.now()),
+            clock,
+            inputs,
+            next,
+            exporter,
+            recovering: disk.is_some(),
+            disk,
+            reread_keys,
+            report: Report::default(),
+            not_stored: Vec::new(),
+            broken: false,
+        }
+    }
+
+    /// Takes in one event after another until the sandbox ends.
+    pub async fn run(mut self) {
+        loop {
+            let ended = match self.inputs.try_recv() {
+                Ok(input) => self.take(input),
+                // Langfuse's own data goes before what is left to recover, and that before idleness.
+                Err(TryRecvError::Empty) if self.recovering => self.recover_one().await,
+                Err(TryRecvError::Empty) => match self.wait().await {
+                    Some(input) => self.take(input),
+                    None => self.step(Event::Timeout),
+                },
+                // All senders are gone: nothing can happen any more, not even a next event.
+                Err(TryRecvError::Disconnected) => true,
+            };
+            if ended {
+                return;
+            }
+        }
+    }
+
+    /// The next input, or nothing if the core wants to be woken first.
+    async fn wait(&mut self) -> Option<Input> {
+        let next = self.inputs.recv();
+        match self.core.wake_in(self.clock.now()).filter(|_| !self.broken) {
+            Some(wait) => tokio::time::timeout(wait, next).await.ok().flatten(),
+            None => next.await,
+        }
+    }
+
+    /// Takes over one thing that an earlier process left, while there is ample room for it.
+    async fn recover_one(&mut self) -> bool {
+        let Some(disk) = &mut self.disk else {
+            return false;
+        };
+        let roomy = self.core.held_bytes() < self.buffer_bytes / 2;
+        let recovered = if roomy {
+            disk.next_recovered().await
+        } else {
+            None
+        };
+        self.recovering = recovered.is_some();
+        let ended = recovered.is_some_and(|event| self.step(event));
+        if let Some(disk) = &mut self.disk {
+            disk.recovered();
+        }
+        ended
+    }
+
+    fn take(&mut self, input: Input) -> bool {
+        match input {
+            Input::Event(event) => {
+                if matches!(event, Event::Restored { .. }) {
+                    // A snapshot may be restored long after the keys in it were changed.
+                    let _ = self.reread_keys.send(());
+                }
+                self.step(event)
+            }
+            Input::Accept {
+                route,
+                payload,
+                facts,
+                ack,
+            } => {
+                let ended = self.step(Event::Accepted {
+                    route,
+                    payload,
+                    facts,
+                });
+                let _ = ack.send(());
+                ended
+            }
+            Input::Platform(event) => self.take_platform_event(event),
+            Input::Status(reply) => {
+                let _ = reply.send(self.report.status(&self.core, self.clock.now()));
+                false
+            }
+            Input::IsLangfuseBad(reply) => {
+                let _ = reply.send(self.core.langfuse_is_bad(self.clock.now()));
+                false
+            }
+        }
+    }
+
+    fn take_platform_event(&mut self, event: PlatformEvent) -> bool {
+        let event = match event {
+            PlatformEvent::Invoke {
+                request_id,
+                deadline_epoch_ms,
+            } => {
+                self.report.invoked(self.core.is_told());
+                Event::Invoke {
+                    request_id,
+                    deadline_epoch_ms,
+                }
+            }
+            PlatformEvent::Shutdown {
+                reason,
+                deadline_epoch_ms,
+            } => {
+                self.report.shutting_down(reason);
+                Event::Shutdown { deadline_epoch_ms }
+            }
+        };
+        self.step(event)
+    }
+
+    /// Returns whether this was the end.
+    fn step(&mut self, event: Event) -> bool {
+        if self.broken {
+            return self.step_harmlessly(&event);
+        }
+        let now = self.clock.now();
+        let step = catch_unwind(AssertUnwindSafe(|| self.core.handle(event, now)));
+        let Ok(actions) = step else {
+            tracing::error!(
+                "a fault in the extension: from here on it ships nothing, and does no harm"
+            );
+            self.broken = true;
+            // Whether the sandbox was held is not known any more, so it is let go.
+            let _ = self.next.send(());
+            return false;
+        };
+        // All of them, whichever is the last.
+        let ended = actions
+            .into_iter()
+            .fold(false, |ended, action| self.perform(action) || ended);
+        while let Some(id) = self.not_stored.pop() {
+            self.step(Event::NotStored { id });
+        }
+        ended
+    }
+
+    fn step_harmlessly(&mut self, event: &Event) -> bool {
+        match event {
+            Event::Invoke { .. } => {
+                let _ = self.next.send(());
+                false
+            }
+            Event::Shutdown { .. } => true,
+            _ => false,
+        }
+    }
+
+    fn perform(&mut self, action: Action<Payload>) -> bool {
+        match action {
+            Action::Next => {
+                let _ = self.next.send(());
+            }
+            Action::Export { id, batch } => self.exporter.export(id, batch),
+            Action::Probe { route } => self.exporter.probe(route),
+            Action::Abort { id } => self.exporter.abort(id),
+            Action::AbortProbe => self.exporter.abort_probe(),
+            Action::Store { route, item } => self.store(&route, &item),
+            Action::MarkSent { ids } => self.note(|disk| disk.mark_sent(&ids)),
+            Action::MarkUnsent { ids } => self.note(|disk| disk.mark_unsent(&ids)),
+            Action::Forget { ids } => self.note(|disk| disk.forget(&ids)),
+            Action::Dropped { reason, units } => self.report.dropped(reason, units),
+            Action::ResetConnections => self.exporter.reset_connections(),
+            Action::RereadKeys => {
+                let _ = self.reread_keys.send(());
+            }
+            Action::Exit => {
+                self.report.log(&self.core, self.clock.now());
+                return true;
+            }
+        }
+        false
+    }
+
+    fn store(&mut self, route: &Arc<Route>, item: &Item<Payload>) {
+        if !self
+            .disk
+            .as_mut()
+            .is_some_and(|disk| disk.store(route, item))
+        {
+            self.not_stored.push(item.id);
+        }
+    }
+
+    fn note(&mut self, note: impl FnOnce(&mut Disk)) {
+        if let Some(disk) = &mut self.disk {
+            note(disk);
+        }
+    }
+}
+
+/// A number that differs from sandbox to sandbox, and after each restore of the same snapshot.
+pub fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    let clock = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos();
+    RandomState::new().hash_one((clock, std::process::id()))
+}
+
+/// Reads both clocks.
+#[derive(Debug)]
+struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self {
+            start: Instant::now(),
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            mono: self.start.elapsed(),
+            wall: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or(Duration::ZERO),
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! Every setting, read once, through a trait so that tests pass a map and never touch the process environment.
+//!
+//! Reading never fails. A setting that makes no sense is replaced by its default and named in [`Config::problems`],
+//! because an extension that exits over a typing error takes the customer's function with it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use langfuse_extension_core::Settings;
+use langfuse_extension_core::strategy::Strategy;
+use reqwest::Url;
+
+use crate::credentials::{AwsEnvironment, Source};
+
+/// Where settings come from.
+pub trait Environment {
+    /// The value of a variable, if it is set and not empty.
+    fn get(&self, name: &str) -> Option<String>;
+}
+
+/// The environment of this process.
+#[derive(Debug)]
+pub struct ProcessEnvironment;
+
+impl Environment for ProcessEnvironment {
+    fn get(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok().filter(|value| !value.is_empty())
+    }
+}
+
+impl Environment for HashMap<&str, &str> {
+    fn get(&self, name: &str) -> Option<String> {
+        HashMap::get(self, name)
+            .map(|value| (*value).to_owned())
+            .filter(|value| !value.is_empty())
+    }
+}
+
+/// Where the function's app finds the extension unless told otherwise: the default of every OTLP/HTTP exporter.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4318);
+
+/// Langfuse's EU cloud.
+pub const DEFAULT_BASE_URL: &str = "https://cloud.langfuse.com";
+
+/// The largest default of the buffer; a small function gets a sixteenth of its memory.
+pub const LARGEST_DEFAULT_BUFFER_BYTES: usize = 32 << 20;
+
+/// The default of `LANGFUSE_EXTENSION_SPOOL_BYTES`.
+pub const DEFAULT_SPOOL_BYTES: u64 = 64 << 20;
+
+/// The default of `LANGFUSE_EXTENSION_SPOOL_DIR`.
+pub const DEFAULT_SPOOL_DIR: &str = "/tmp/langfuse-extension";
+
+/// Which requests other than spans and scores travel on to Langfuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passthrough {
+    /// With the extension's own keys, what Langfuse's SDKs ask for at run time; with the client's, everything.
+    Sdk,
+    /// Everything under `/api/public/`.
+    All,
+    /// Nothing.
+    Off,
+}
+
+/// The keys of a project, or where to find them.
+#[derive(Clone, Debug)]
+pub struct KeySources {
+    /// `LANGFUSE_EXTENSION_PUBLIC_KEY`.
+    pub public: Source,
+    /// `LANGFUSE_EXTENSION_SECRET_KEY`.
+    pub secret: Source,
+}
+
+/// Everything the process is configured with.
+#[derive(Debug)]
+pub struct Config {
+    /// Where Lambda's API is: `host:port`.
+    pub runtime_api: Option<String>,
+    /// Where clients are listened to: always a loopback address.
+    pub listen: SocketAddr,
+    /// Langfuse, with its base path. `None` if what was given is no address: then nothing can be shipped.
+    pub upstream: Option<Url>,
+    /// The extension's own keys.
+    pub keys: Option<KeySources>,
+    /// How to reach AWS for keys that are kept there.
+    pub aws: AwsEnvironment,
+    /// What the core decides by.
+    pub core: Settings,
+    /// Where the spool lies.
+    pub spool_dir: PathBuf,
+    /// What it may hold; zero if there is none.
+    pub spool_bytes: u64,
+    /// What passes through.
+    pub passthrough: Passthrough,
+    /// Certificates of a self-hosted Langfuse, in PEM, trusted beside the compiled-in roots.
+    pub ca_file: Option<PathBuf>,
+    /// What is logged.
+    pub log_level: tracing::Level,
+    /// Settings that made no sense, each with what to write instead.
+    pub problems: Vec<String>,
+}
+
+impl Config {
+    /// Reads every setting. Nothing is resolved or opened yet.
+    pub fn read(environment: &impl Environment) -> Self {
+        let mut reader = Reader {
+            environment,
+            problems: Vec::new(),
+        };
+        let spool_bytes = reader.number("SPOOL_BYTES", DEFAULT_SPOOL_BYTES);
+        Self {
+            runtime_api: environment.get("AWS_LAMBDA_RUNTIME_API"),
+            listen: reader.listen(),
+            upstream: reader.upstream(),
+            keys: reader.keys(),
+            aws: AwsEnvironment::read(|name| environment.get(name)),
+            core: reader.core(spool_bytes > 0),
+            spool_dir: reader
+                .get("SPOOL_DIR")
+                .unwrap_or_else(|| DEFAULT_SPOOL_DIR.into())
+                .into(),
+            spool_bytes,
+            passthrough: reader.passthrough(),
+            ca_file: reader
+                .get("CA_FILE")
+                .or_else(|| environment.get("SSL_CERT_FILE"))
+                .map(PathBuf::from),
+            log_level: reader.log_level(),
+            problems: reader.problems,
+        }
+    }
+}
+
+struct Reader<'a, E> {
+    environment: &'a E,
+    problems: Vec<String>,
+}
+
+impl<E: Environment> Reader<'_, E> {
+    fn get(&self, name: &str) -> Option<String> {
+        self.environment.get(&format!("LANGFUSE_EXTENSION_{name}"))
+    }
+
+    fn problem(&mut self, name: &str, value: &str, instead: &str) {
+        self.problems.push(format!(
+            "LANGFUSE_EXTENSION_{name}={value:?} is not used: {instead}"
+        ));
+    }
+
+    fn number<T: FromStr + Copy + std::fmt::Display>(&mut self, name: &str, default: T) -> T {
+        let Some(text) = self.get(name) else {
+            return default;
+        };
+        text.parse().unwrap_or_else(|_| {
+            self.problem(
+                name,
+                &text,
+                &format!("it must be a whole number; {default} stands in for it"),
+            );
+            default
+        })
+    }
+
+    fn millis(&mut self, name: &str, default: Duration) -> Duration {
+        let default = u64::try_from(default.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(self.number(name, default))
+    }
+
+    fn switch(&mut self, name: &str, default: bool) -> bool {
+        match self.get(name).map(|text| (parse_bool(&text), text)) {
+            None => default,
+            Some((Some(value), _)) => value,
+            Some((None, text)) => {
+                self.problem(
+                    name,
+                    &text,
+                    &format!("it must be true or false; {default} stands in for it"),
+                );
+                default
+            }
+        }
+    }
+
+    fn listen(&mut self) -> SocketAddr {
+        let Some(text) = self.get("LISTEN") else {
+            return DEFAULT_LISTEN;
+        };
+        let address = text.replace("localhost", "127.0.0.1").parse::<SocketAddr>();
+        match address {
+            Ok(address) if address.ip().is_loopback() => address,
+            _ => {
+                let instead = "it must be a loopback address and a port, such as 127.0.0.1:4318, which stands in for it";
+                self.problem("LISTEN", &text, instead);
+                DEFAULT_LISTEN
+            }
+        }
+    }
+
+    fn upstream(&mut self) -> Option<Url> {
+        let (name, text) = match self.get("BASE_URL") {
+            Some(text) => ("LANGFUSE_EXTENSION_BASE_URL", text),
+            None => self.sdk_base_url(),
+        };
+        match Url::parse(&text) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Some(url),
+            _ => {
+                self.problems.push(format!(
+                    "{name}={text:?} is no address of Langfuse, so nothing can be shipped: \
+                     it must begin with https://, as in {DEFAULT_BASE_URL}"
+                ));
+                None
+            }
+        }
+    }
+
+    /// The SDK's own settings name Langfuse, unless they name the extension.
+    fn sdk_base_url(&self) -> (&'static str, String) {
+        let candidates = ["LANGFUSE_BASE_URL", "LANGFUSE_HOST"];
+        let set = candidates
+            .into_iter()
+            .filter_map(|name| Some((name, self.environment.get(name)?)));
+        set.filter(|(_, text)| !names_loopback(text))
+            .chain([("the default", DEFAULT_BASE_URL.to_owned())])
+            .next()
+            .unwrap_or_default()
+    }
+
+    fn keys(&mut self) -> Option<KeySources> {
+        let mut source = |name: &str| {
+            let text = self
+                .get(name)
+                .or_else(|| self.environment.get(&format!("LANGFUSE_{name}")))?;
+            Source::parse(&text)
+                .inspect_err(|error| {
+                    self.problems
+                        .push(format!("LANGFUSE_EXTENSION_{name} is not used: {error}"))
+                })
+                .ok()
+        };
+        let (public, secret) = (source("PUBLIC_KEY"), source("SECRET_KEY"));
+        Some(KeySources {
+            public: public?,
+            secret: secret?,
+        })
+    }
+
+    fn core(&mut self, spool: bool) -> Settings {
+        let default = Settings::default();
+        let memory_mb: usize = self
+            .environment
+            .get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(usize::MAX >> 20);
+        Settings {
+            enabled: self.enabled(),
+            strategy: self.strategy(),
+            flush_budget: self.millis("FLUSH_BUDGET_MS", default.flush_budget),
+            max_data_age: self.millis("MAX_DATA_AGE_MS", default.max_data_age),
+            buffer_bytes: self.number(
+                "BUFFER_BYTES",
+                LARGEST_DEFAULT_BUFFER_BYTES.min((memory_mb << 20) / 16),
+            ),
+            resend_ambiguous: self.switch("RESEND_AMBIGUOUS", default.resend_ambiguous),
+            spool,
+            ..default
+        }
+    }
+
+    /// Langfuse's own switch. Only `false` is off for the Python SDK; whoever writes `0` means it too.
+    fn enabled(&self) -> bool {
+        let text = self.environment.get("LANGFUSE_TRACING_ENABLED");
+        text.and_then(|text| parse_bool(&text)).unwrap_or(true)
+    }
+
+    fn strategy(&mut self) -> Strategy {
+        match self.get("FLUSH").as_deref() {
+            None | Some("adaptive") => Strategy::Adaptive,
+            Some("end") => Strategy::End,
+            Some("background") => Strategy::Background,
+            Some(other) => {
+                self.problem(
+                    "FLUSH",
+                    other,
+                    "it must be adaptive, end or background; adaptive stands in for it",
+                );
+                Strategy::Adaptive
+            }
+        }
+    }
+
+    fn passthrough(&mut self) -> Passthrough {
+        match self.get("PASSTHROUGH").as_deref() {
+            None | Some("sdk") => Passthrough::Sdk,
+            Some("all") => Passthrough::All,
+            Some("off") => Passthrough::Off,
+            Some(other) => {
+                self.problem(
+                    "PASSTHROUGH",
+                    other,
+                    "it must be sdk, all or off; sdk stands in for it",
+                );
+                Passthrough::Sdk
+            }
+        }
+    }
+
+    fn log_level(&mut self) -> tracing::Level {
+        let Some(text) = self.get("LOG_LEVEL") else {
+            return tracing::Level::INFO;
+        };
+        text.parse().unwrap_or_else(|_| {
+            self.problem(
+                "LOG_LEVEL",
+                &text,
+                "it must be error, warn, info, debug or trace; info stands in for it",
+            );
+            tracing::Level::INFO
+        })
+    }
+}
+
+fn parse_bool(text: &str) -> Option<bool> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+fn names_loopback(url: &str) -> bool {
+    let Ok(url) = Url::parse(url) else {
+        return false;
+    };
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&'static str, &'static str)]) -> Config {
+        Config::read(&variables.iter().copied().collect::<HashMap<_, _>>())
+    }
+
+    #[test]
+    fn nothing_set_means_the_defaults() {
+        let config = read(&[]);
+        assert_eq!(config.listen, DEFAULT_LISTEN);
+        assert_eq!(
+            config.upstream.unwrap().as_str(),
+            "https://cloud.langfuse.com/"
+        );
+        assert_eq!(config.core.buffer_bytes, LARGEST_DEFAULT_BUFFER_BYTES);
+        assert!(config.core.enabled && config.core.spool && config.keys.is_none());
+        assert!(config.problems.is_empty(), "{:?}", config.problems);
+    }
+
+    #[test]
+    fn the_sdks_address_counts_unless_it_is_the_extensions() {
+        let url = |variables| read(variables).upstream.unwrap().to_string();
+        assert_eq!(
+            url(&[("LANGFUSE_BASE_URL", "https://us.cloud.langfuse.com")]),
+            "https://us.cloud.langfuse.com/"
+        );
+        for loopback in [
+            "http://localhost:4318",
+            "http://127.0.0.1:4318/",
+            "http://[::1]:4318",
+        ] {
+            let both = read(&[
+                ("LANGFUSE_BASE_URL", loopback),
+                ("LANGFUSE_HOST", "https://langfuse.example/base"),
+            ]);
+            assert_eq!(
+                both.upstream.unwrap().as_str(),
+                "https://langfuse.example/base"
+            );
+        }
+        let own = [
+            ("LANGFUSE_EXTENSION_BASE_URL", "http://127.0.0.1:9"),
+            ("LANGFUSE_HOST", "https://other.example"),
+        ];
+        assert_eq!(url(&own), "http://127.0.0.1:9/");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named_and_replaced() {
+        let config = read(&[
+            ("LANGFUSE_EXTENSION_FLUSH", "sometimes"),
+            ("LANGFUSE_EXTENSION_FLUSH_BUDGET_MS", "2s"),
+            ("LANGFUSE_EXTENSION_LISTEN", "0.0.0.0:4318"),
+            ("LANGFUSE_EXTENSION_RESEND_AMBIGUOUS", "perhaps"),
+            ("LANGFUSE_EXTENSION_PASSTHROUGH", "none"),
+            ("LANGFUSE_EXTENSION_LOG_LEVEL", "loud"),
+            ("LANGFUSE_EXTENSION_BASE_URL", "cloud.langfuse.com"),
+        ]);
+        assert_eq!(config.problems.len(), 7, "{:#?}", config.problems);
+        assert_eq!(config.core.flush_budget, Duration::from_secs(2));
+        assert_eq!(config.listen, DEFAULT_LISTEN);
+        assert!(config.upstream.is_none());
+    }
+
+    #[test]
+    fn a_small_function_gets_a_small_buffer() {
+        let config = read(&[("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")]);
+        assert_eq!(config.core.buffer_bytes, 8 << 20);
+    }
+
+    #[test]
+    fn tracing_can_be_switched_off() {
+        assert!(!read(&[("LANGFUSE_TRACING_ENABLED", "False")]).core.enabled);
+        assert!(read(&[("LANGFUSE_TRACING_ENABLED", "maybe")]).core.enabled);
+    }
+
+    #[test]
+    fn the_spool_can_be_switched_off() {
+        assert!(!read(&[("LANGFUSE_EXTENSION_SPOOL_BYTES", "0")]).core.spool);
+    }
+}

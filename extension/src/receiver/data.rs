@@ -1,0 +1,223 @@
+//! The doors for data: validated, handed over, acknowledged.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::header::{AsHeaderName, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use langfuse_extension_core::route::{Credential, Door};
+use langfuse_extension_core::traces::{Parent, SpanFact};
+
+use super::body::{self, NoBody};
+use super::{AnswerBody, OpenRequest, Receiver, complete, from_answer, route, text};
+use crate::payload::{self, Facts, Kind, Limits, Payload, Refusal, SpanFacts};
+
+/// Lines that are worth saying once.
+#[derive(Debug, Default)]
+pub(super) struct SaidOnce {
+    other_signal: AtomicBool,
+    no_keys: AtomicBool,
+    refused: AtomicBool,
+}
+
+fn first_time(said: &AtomicBool) -> bool {
+    !said.swap(true, Ordering::Relaxed)
+}
+
+impl Receiver {
+    /// Spans: OTLP, protobuf or JSON.
+    pub(super) async fn take_traces(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        let _open = OpenRequest::new(&self.inputs);
+        let (parts, body) = request.into_parts();
+        let content_type = header(&parts.headers, CONTENT_TYPE).to_owned();
+        let refuse = |refusal: Refusal| {
+            self.refused(&refusal, from_answer(refusal.otlp_answer(&content_type)))
+        };
+        let body = match self.read(body).await {
+            Ok(body) => body,
+            Err(answer) => return answer,
+        };
+        let Some(credential) = self.credential(&parts.headers) else {
+            return self.no_keys();
+        };
+        let encoding = header(&parts.headers, CONTENT_ENCODING);
+        match payload::accept_otlp(&content_type, encoding, body, &Limits::default()).await {
+            Ok((payload, facts)) => {
+                let door = match payload.kind() {
+                    Kind::OtlpJson => Door::TracesJson,
+                    _ => Door::TracesProtobuf,
+                };
+                self.keep(
+                    &parts.headers,
+                    door,
+                    credential,
+                    payload,
+                    span_facts(&facts),
+                )
+                .await;
+                from_answer(payload::otlp_success(&content_type))
+            }
+            Err(refusal) => refuse(refusal),
+        }
+    }
+
+    /// Batches of events: scores of the SDKs before 5, everything of those before 3.
+    pub(super) async fn take_ingestion(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        let _open = OpenRequest::new(&self.inputs);
+        let (parts, body) = request.into_parts();
+        let body = match self.read(body).await {
+            Ok(body) => body,
+            Err(answer) => return answer,
+        };
+        let Some(credential) = self.credential(&parts.headers) else {
+            return self.no_keys();
+        };
+        let (kind, encoding) = (
+            header(&parts.headers, CONTENT_TYPE),
+            header(&parts.headers, CONTENT_ENCODING),
+        );
+        match payload::accept_ingestion(kind, encoding, body, &Limits::default()).await {
+            Ok((payload, ids)) => {
+                self.keep(
+                    &parts.headers,
+                    Door::Ingestion,
+                    credential,
+                    payload,
+                    Vec::new(),
+                )
+                .await;
+                from_answer(payload::ingestion_success(&ids))
+            }
+            Err(refusal) => self.refused(&refusal, from_answer(refusal.langfuse_answer())),
+        }
+    }
+
+    /// Scores: an array from Python's SDK 5, one object from REST users.
+    pub(super) async fn take_scores(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        let _open = OpenRequest::new(&self.inputs);
+        let (parts, body) = request.into_parts();
+        let body = match self.read(body).await {
+            Ok(body) => body,
+            Err(answer) => return answer,
+        };
+        let Some(credential) = self.credential(&parts.headers) else {
+            return self.no_keys();
+        };
+        let (kind, encoding) = (
+            header(&parts.headers, CONTENT_TYPE),
+            header(&parts.headers, CONTENT_ENCODING),
+        );
+        match payload::accept_scores(kind, encoding, body, &Limits::default()).await {
+            Ok((payload, answer)) => {
+                self.keep(
+                    &parts.headers,
+                    Door::Scores,
+                    credential,
+                    payload,
+                    Vec::new(),
+                )
+                .await;
+                from_answer(answer)
+            }
+            Err(refusal) => self.refused(&refusal, from_answer(refusal.langfuse_answer())),
+        }
+    }
+
+    /// Metrics and logs: Langfuse takes neither, and an exporter that gets no success tries again.
+    pub(super) async fn discard(
+        &self,
+        request: Request<Incoming>,
+        path: &str,
+    ) -> Response<AnswerBody> {
+        if first_time(&self.said.other_signal) {
+            tracing::info!(
+                path,
+                "acknowledged and discarded: Langfuse takes traces only"
+            );
+        }
+        let content_type = header(request.headers(), CONTENT_TYPE).to_owned();
+        if let Err(answer) = self.read(request.into_body()).await {
+            return answer;
+        }
+        from_answer(payload::otlp_success(&content_type))
+    }
+
+    /// Returns once the data is safe.
+    async fn keep(
+        &self,
+        headers: &HeaderMap,
+        door: Door,
+        credential: Credential,
+        payload: Payload,
+        facts: Vec<SpanFact>,
+    ) {
+        if payload.units() > 0 {
+            let route = route::route(headers, door, credential);
+            self.inputs.accept(route, payload, facts).await;
+        }
+    }
+
+    pub(super) fn credential(&self, headers: &HeaderMap) -> Option<Credential> {
+        route::credential(headers, &self.upstream, self.has_keys)
+    }
+
+    async fn read(&self, body: Incoming) -> Result<Bytes, Response<AnswerBody>> {
+        body::read(body, &self.open_bodies)
+            .await
+            .map_err(|no_body| match no_body {
+                NoBody::TooLarge => {
+                    let limit = body::BODY_LIMIT_BYTES;
+                    tracing::warn!(limit, "a body larger than the limit was refused");
+                    text(
+                        StatusCode::PAYLOAD_TOO_LARGE,
+                        &format!("a body may have at most {limit} bytes\n"),
+                    )
+                }
+                NoBody::TooSlow => text(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "the body did not arrive in time\n",
+                ),
+                NoBody::Broken => text(StatusCode::BAD_REQUEST, "the body ended early\n"),
+            })
+    }
+
+    fn refused(&self, refusal: &Refusal, answer: Response<AnswerBody>) -> Response<AnswerBody> {
+        if first_time(&self.said.refused) {
+            tracing::warn!(reason = %refusal, "a request was refused that Langfuse would refuse; further ones are not logged");
+        }
+        answer
+    }
+
+    pub(super) fn no_keys(&self) -> Response<AnswerBody> {
+        if first_time(&self.said.no_keys) {
+            tracing::error!(
+                "a request has no Authorization, and the extension has no keys: \
+                 set LANGFUSE_EXTENSION_PUBLIC_KEY and LANGFUSE_EXTENSION_SECRET_KEY"
+            );
+        }
+        let message = Bytes::from_static(br#"{"message":"No authorization header"}"#);
+        complete(StatusCode::UNAUTHORIZED, "application/json", message)
+    }
+}
+
+fn header(headers: &HeaderMap, name: impl AsHeaderName) -> &str {
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}
+
+fn span_facts(facts: &Facts) -> Vec<SpanFact> {
+    let fact = |span: &SpanFacts| SpanFact {
+        trace_id: span.trace_id,
+        span_id: span.span_id,
+        parent: match (span.parent_span_id, span.parent_is_remote) {
+            (None, _) => Parent::None,
+            (Some(_), Some(true)) => Parent::Remote,
+            (Some(parent), Some(false)) => Parent::Local(parent),
+            (Some(parent), None) => Parent::Unknown(parent),
+        },
+    };
+    facts.spans.iter().map(fact).collect()
+}

@@ -1,0 +1,129 @@
+//! What the extension says about itself: one line for each sandbox, and `GET /status`.
+
+use std::collections::BTreeMap;
+
+use langfuse_extension_core::Core;
+use langfuse_extension_core::ledger::DropReason;
+use langfuse_extension_core::time::Now;
+use serde::Serialize;
+
+use crate::payload::Payload;
+
+/// Losses are logged when they begin, and then each time they have grown by this factor.
+const LOG_LOSSES_AT_GROWTH: u64 = 10;
+
+/// The books beside the core's own.
+#[derive(Debug, Default)]
+pub struct Report {
+    invocations: u64,
+    shutdown_reason: Option<String>,
+    said_untold: bool,
+    losses: BTreeMap<DropReason, Losses>,
+}
+
+#[derive(Debug, Default)]
+struct Losses {
+    units: u64,
+    log_from: u64,
+}
+
+/// What `GET /status` answers. No payloads, no secrets. Units are spans, events and scores.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    version: &'static str,
+    invocations: u64,
+    /// The equation: accepted + recovered = delivered + held + spooled + dropped.
+    accepted: u64,
+    recovered: u64,
+    delivered: u64,
+    held: u64,
+    spooled: u64,
+    dropped: u64,
+    dropped_by_reason: BTreeMap<&'static str, u64>,
+    maybe_doubled: u64,
+    requests: u64,
+    probes: u64,
+    held_bytes: usize,
+    langfuse_is_bad: bool,
+    end_of_invocation_is_told: bool,
+}
+
+impl Report {
+    /// An invocation has come. `told`: the Telemetry API had spoken by then.
+    pub fn invoked(&mut self, told: bool) {
+        self.invocations += 1;
+        if self.invocations == 2 && !told && !self.said_untold {
+            self.said_untold = true;
+            tracing::info!(
+                "Lambda's Telemetry API is silent here; the end of an invocation is guessed from idle time"
+            );
+        }
+    }
+
+    /// The sandbox ends.
+    pub fn shutting_down(&mut self, reason: String) {
+        self.shutdown_reason = Some(reason);
+    }
+
+    /// Something was given up.
+    pub fn dropped(&mut self, reason: DropReason, units: u64) {
+        let losses = self.losses.entry(reason).or_default();
+        losses.units += units;
+        if losses.units >= losses.log_from && reason != DropReason::Disabled {
+            tracing::warn!(
+                reason = reason.name(),
+                units = losses.units,
+                "data was given up"
+            );
+            losses.log_from = losses.units * LOG_LOSSES_AT_GROWTH;
+        }
+    }
+
+    /// How things stand.
+    pub fn status(&self, core: &Core<Payload>, now: Now) -> Status {
+        let ledger = core.ledger();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            invocations: self.invocations,
+            accepted: ledger.accepted,
+            recovered: ledger.recovered,
+            delivered: ledger.delivered,
+            held: core.held_units(),
+            spooled: ledger.spooled,
+            dropped: ledger.dropped.total(),
+            dropped_by_reason: ledger
+                .dropped
+                .iter()
+                .map(|(reason, units)| (reason.name(), units))
+                .collect(),
+            maybe_doubled: ledger.maybe_doubled,
+            requests: ledger.requests,
+            probes: ledger.probes,
+            held_bytes: core.held_bytes(),
+            langfuse_is_bad: core.langfuse_is_bad(now),
+            end_of_invocation_is_told: core.is_told(),
+        }
+    }
+
+    /// Logs the one line of this sandbox. Terraform's alarm on losses looks for its message and its `dropped`.
+    pub fn log(&self, core: &Core<Payload>, now: Now) {
+        let status = self.status(core, now);
+        let reason = self.shutdown_reason.as_deref().unwrap_or_default();
+        let dropped_by_reason =
+            serde_json::to_string(&status.dropped_by_reason).unwrap_or_default();
+        tracing::info!(
+            reason,
+            invocations = status.invocations,
+            accepted = status.accepted,
+            recovered = status.recovered,
+            delivered = status.delivered,
+            spooled = status.spooled,
+            dropped = status.dropped,
+            dropped_by_reason,
+            maybe_doubled = status.maybe_doubled,
+            requests = status.requests,
+            probes = status.probes,
+            "langfuse-extension report"
+        );
+    }
+}

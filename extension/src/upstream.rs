@@ -1,0 +1,209 @@
+//! Langfuse as seen from here: its address, the client that reaches it, and the keys put into requests that have none.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::Url;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+/// How long a connection, TLS included, may take to come about.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long an unused connection is kept. Langfuse's own server closes after 110 s, balancers before it may be sooner.
+pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Says which project a request is for, in the clear; Langfuse uses it for debugging.
+pub const PUBLIC_KEY_HEADER: HeaderName = HeaderName::from_static("x-langfuse-public-key");
+
+/// A function that has no key of its own gives this as its public key (and anything as its secret one), because SDKs
+/// switch themselves off without keys. It stands for the keys of the extension.
+pub const PLACEHOLDER_PUBLIC_KEY: &str = "pk-lf-extension";
+
+/// The extension's own keys, ready to be put into a request.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ReadyKeys {
+    /// Not a secret.
+    pub public: String,
+    authorization: HeaderValue,
+}
+
+impl ReadyKeys {
+    /// `authorization`: `Basic` and the encoded pair. Marked so that no log prints it.
+    pub fn new(public: String, mut authorization: HeaderValue) -> Self {
+        authorization.set_sensitive(true);
+        Self {
+            public,
+            authorization,
+        }
+    }
+
+    /// Puts them in, in place of whatever was there.
+    pub fn insert_into(&self, headers: &mut HeaderMap) {
+        headers.insert(AUTHORIZATION, self.authorization.clone());
+        if let Ok(public) = HeaderValue::from_str(&self.public) {
+            headers.insert(PUBLIC_KEY_HEADER, public);
+        }
+    }
+}
+
+impl std::fmt::Debug for ReadyKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReadyKeys")
+            .field("public", &self.public)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Shared by the exporter and the pass-through.
+#[derive(Clone, Debug)]
+pub struct Upstream(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    base: Option<Url>,
+    tls: Option<rustls::ClientConfig>,
+    /// `None` if no client could be made.
+    client: Mutex<Option<reqwest::Client>>,
+    keys: Mutex<Option<ReadyKeys>>,
+}
+
+/// Why TLS could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The CA bundle cannot be read.
+    #[error("cannot read certificates from {path}: {reason}")]
+    CaFile {
+        /// The file named by `LANGFUSE_EXTENSION_CA_FILE` or `SSL_CERT_FILE`.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The TLS library refused its configuration.
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+impl Upstream {
+    /// Reaches `base` and nothing else, trusting the compiled-in roots and the certificates in `ca_file`. `None`: there
+    /// is nothing to reach. What is wrong is logged and done without.
+    pub fn open(base: Option<Url>, ca_file: Option<&Path>) -> Self {
+        let tls = tls_config(ca_file).or_else(|error| {
+            tracing::error!(%error, "going on with the compiled-in certificates");
+            tls_config(None)
+        });
+        let tls = tls
+            .inspect_err(|error| tracing::error!(%error, "nothing can be shipped"))
+            .ok();
+        let client = tls.as_ref().and_then(new_client);
+        Self(Arc::new(Inner {
+            base,
+            tls,
+            client: Mutex::new(client),
+            keys: Mutex::new(None),
+        }))
+    }
+
+    /// Whether there is anything to reach.
+    pub fn has_address(&self) -> bool {
+        self.0.base.is_some()
+    }
+
+    /// The address of `path` (which begins with a slash) at Langfuse, under its base path.
+    pub fn url(&self, path: &str) -> Option<Url> {
+        let base = self.0.base.as_ref()?;
+        let text = format!("{}{path}", base.as_str().trim_end_matches('/'));
+        Url::parse(&text).ok()
+    }
+
+    /// The client of the moment. Requests under way keep the one they have. `None` if none could be made.
+    pub fn client(&self) -> Option<reqwest::Client> {
+        self.0
+            .client
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Forgets all pooled connections; TLS sessions are kept, so that new ones resume them.
+    pub fn reset_connections(&self) {
+        if let Some(client) = self.0.tls.as_ref().and_then(new_client) {
+            *self.0.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client);
+        }
+    }
+
+    /// The extension's own keys, once they are there.
+    pub fn keys(&self) -> Option<ReadyKeys> {
+        self.0
+            .keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Whether an `Authorization` header names the project of the extension's own keys: a public key is no secret, and
+    /// the function may run with it and any dummy secret.
+    pub fn stands_for_our_keys(&self, authorization: &str) -> bool {
+        let Some(public) = public_key_of(authorization) else {
+            return false;
+        };
+        public == PLACEHOLDER_PUBLIC_KEY || self.keys().is_some_and(|keys| keys.public == public)
+    }
+
+    /// Takes keys in. Returns whether they differ from those before.
+    pub fn set_keys(&self, keys: ReadyKeys) -> bool {
+        let mut held = self.0.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = held.as_ref() != Some(&keys);
+        *held = Some(keys);
+        changed
+    }
+}
+
+/// The scheme is case-sensitive, because it is for Langfuse.
+fn public_key_of(authorization: &str) -> Option<String> {
+    let pair = BASE64_STANDARD
+        .decode(authorization.strip_prefix("Basic ")?.trim())
+        .ok()?;
+    let pair = String::from_utf8(pair).ok()?;
+    pair.split_once(':').map(|(public, _)| public.to_owned())
+}
+
+fn new_client(tls: &rustls::ClientConfig) -> Option<reqwest::Client> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls.clone())
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .http1_only()
+        .build()
+        .inspect_err(|error| tracing::error!(%error, "cannot set up the HTTPS client"))
+        .ok()
+}
+
+fn tls_config(ca_file: Option<&Path>) -> Result<rustls::ClientConfig, TlsError> {
+    let mut roots = rustls::RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    if let Some(path) = ca_file {
+        let wrong = |reason: String| TlsError::CaFile {
+            path: path.display().to_string(),
+            reason,
+        };
+        for certificate in
+            CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?
+        {
+            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+            roots
+                .add(certificate)
+                .map_err(|error| wrong(error.to_string()))?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
