@@ -308,38 +308,3 @@ async fn without_credentials_or_region_nothing_is_sent() {
     let error = resolve_settings("pk-lf-1", "ssm:/a", &nowhere, WITHIN).await;
     assert_eq!(error.unwrap_err().reason, Reason::NoRegion);
 }
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-#[tokio::test]
-async fn the_most_talkative_log_of_every_library_below_holds_no_secret() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
-    let denied = http(400, r#"{"__type":"ThrottlingException"}"#);
-    let server = Scripted::start(vec![denied, http(200, PARAMETER)]).await;
-    let keys = server.resolve().await.unwrap();
-    tracing::info!(?keys, authorization = ?keys.basic_authorization());
-    drop(guard);
-    let written = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert!(written.contains("canonical_request"), "{written}");
-    for secret in ["hidden", "sk-lf-found", "cGstbGYtMTpz"] {
-        assert!(!written.contains(secret), "{written}");
-    }
-}

@@ -25,7 +25,7 @@ pub enum Source {
     },
 }
 
-/// Why a key setting cannot mean anything. No variant quotes the setting, which might be a key after all.
+/// Why a key setting cannot mean anything; the text continues a sentence that begins with the setting's name. No variant quotes the setting, which might be a key after all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
     /// Nothing, or only white space.
