@@ -36,8 +36,9 @@ def main() -> None:
     refuse_unless_ready()
     state = Path(tempfile.mkdtemp(prefix=f"{RUN}-"))
     with ExitStack() as undo:
+        undo.callback(lambda: [path.unlink() for path in state.glob("value-*")])
         print(f"smoke: {RUN}; state in {state}", flush=True)
-        subprocess.run(["make", "layer", f"ARCH={ARCH}"], cwd=ROOT, check=True)
+        subprocess.run(["make", "-f", "layer/layer.mk", "layer", f"ARCH={ARCH}"], cwd=ROOT, check=True)
         expected = zip_python(state, undo)
         if shutil.which("docker"):
             expected |= container_fastapi(state, undo)
@@ -85,9 +86,9 @@ def zip_python(state: Path, undo: ExitStack) -> dict[str, set[str]]:
         trace = secrets.token_hex(16)
         traces[trace] = spans
         answer = state / "answer.json"
-        payload = json.dumps({**event, "trace_id": trace})
-        done = aws("lambda", "invoke", "--function-name", name, "--log-type", "Tail", "--cli-binary-format",
-                   "raw-in-base64-out", "--payload", payload, str(answer))
+        payload = state / "payload.json"
+        payload.write_text(json.dumps({**event, "trace_id": trace}))
+        done = aws("lambda", "invoke", "--function-name", name, "--log-type", "Tail", "--payload", f"fileb://{payload}", str(answer))
         log = base64.b64decode(done["LogResult"]).decode()
         report = next((line for line in log.splitlines() if line.startswith("REPORT")), "no REPORT line")
         print(f"smoke: zip, {label}: {done.get('FunctionError', 'answered')}; {' '.join(report.split()[3:])}", flush=True)
@@ -120,7 +121,7 @@ def container_fastapi(state: Path, undo: ExitStack) -> dict[str, set[str]]:
 
 def push_image(undo: ExitStack) -> str:
     """Builds extension and app with docker, and pushes the app to a repository of its own."""
-    subprocess.run(["make", "image", f"ARCH={ARCH}"], cwd=ROOT, check=True)
+    subprocess.run(["make", "-f", "layer/layer.mk", "image", f"ARCH={ARCH}"], cwd=ROOT, check=True)
     build = ["docker", "build", "--provenance=false", "--platform", "linux/amd64"]
     extension = f"{RUN}-extension"
     subprocess.run([*build, "--tag", extension, "--file", "layer/Dockerfile", "target/layer/image"], cwd=ROOT, check=True)

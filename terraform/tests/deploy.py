@@ -132,10 +132,11 @@ def main() -> None:
 
 
 def build() -> None:
-    """The layer and the app's package as a user would build them, unless they are there."""
-    if not LAYER.exists():
-        subprocess.run(["make", "layer", f"ARCH={ARCH}"], cwd=ROOT, check=True)
-    if not (EXAMPLES / "zip-python/build/function.zip").exists():
+    """The layer and the app's package as a user would build them; the package only where the app has changed since."""
+    subprocess.run(["make", "-f", "layer/layer.mk", "layer", f"ARCH={ARCH}"], cwd=ROOT, check=True)
+    sources = [EXAMPLES / "zip-python/package.sh", *(EXAMPLES / "zip-python/app").glob("*")]
+    package = EXAMPLES / "zip-python/build/function.zip"
+    if not package.exists() or package.stat().st_mtime < max(source.stat().st_mtime for source in sources):
         subprocess.run([EXAMPLES / "zip-python/package.sh", ARCH], check=True)
 
 
