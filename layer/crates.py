@@ -48,3 +48,7 @@ def checksums() -> dict[tuple[str, str], str]:
     """SHA-256 of each crate's archive by name and version, as Cargo.lock pins it."""
     pattern = r'name = "(.+)"\nversion = "(.+)"\nsource = ".+"\nchecksum = "(.+)"'
     return {(name, version): found for name, version, found in re.findall(pattern, (ROOT / "Cargo.lock").read_text())}
+
+
+if __name__ == "__main__":
+    print(version())

@@ -30,3 +30,15 @@ layer-publish: ## Publish dist/'s layers to REGIONS="…" with your AWS credenti
 .PHONY: image-push
 image-push: ## Push dist/'s image to IMAGE=registry/name:tag (needs skopeo)
 	skopeo copy --all oci-archive:$(IMAGE_TAR) docker://$(or $(IMAGE),$(error say IMAGE=registry/name:tag))
+
+.PHONY: release-tag-check
+release-tag-check: # The tag that a release is made from must name the version in Cargo.toml.
+	@test "v$$(python3 -B layer/crates.py)" = "$(TAG)" || { echo "release: tag $(TAG) is not the version $$(python3 -B layer/crates.py) of Cargo.toml"; exit 1; }
+
+.PHONY: deny
+deny: ## Check licences, sources and bans of all dependencies (needs cargo-deny)
+	cargo deny check
+
+.PHONY: lint-workflows
+lint-workflows: ## Lint the GitHub workflows
+	.github/lint.sh

@@ -11,7 +11,7 @@ if [ "${CONFIRM:-}" != 1 ]; then
   exit 2
 fi
 
-version=$(python3 -B -c 'import sys; sys.path.insert(0, "layer"); import crates; print(crates.version())')
+version=$(python3 -B layer/crates.py)
 : >dist/layer-arns.txt
 for region in $REGIONS; do
   for zip in dist/langfuse-extension-layer-*.zip; do

@@ -20,6 +20,10 @@ export TF_IN_AUTOMATION=1 TF_INPUT=0 TF_CLI_ARGS="-no-color" CHECKPOINT_DISABLE=
 
 terraform fmt -check -recursive "$here"
 
+sed -n 's/^\(variable\|output\) "\(.*\)" {$/\2/p' "$here/variables.tf" "$here/outputs.tf" | while read -r name; do
+  grep -q "^| \`$name\` |" "$here/README.md" || { echo "tf-test: terraform/README.md lacks $name" >&2; exit 1; }
+done
+
 for module in . examples/zip-python examples/container-fastapi; do
   export TF_DATA_DIR="$work/data/$module"
   echo "tf-test: $module"

@@ -12,7 +12,7 @@ esac
 
 rm -rf build
 mkdir -p build/function
-python3 -m pip install --quiet --disable-pip-version-check --target build/function --only-binary=:all: --no-compile \
+python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target build/function --only-binary=:all: --no-compile \
   --implementation cp --python-version 3.13 --platform "manylinux2014_$cpu" --platform "manylinux_2_28_$cpu" \
   -r app/requirements.txt
 cp app/handler.py build/function/

@@ -1,6 +1,7 @@
 """A traced function: a generation inside a span, and a score. There is no flush: the extension sends."""
 
 import os
+import time
 
 from langfuse import Langfuse, observe
 
@@ -9,9 +10,15 @@ from langfuse import Langfuse, observe
 langfuse = Langfuse(flush_at=1)
 
 
-@observe(capture_input=False, capture_output=False)
 def handler(event: dict, context: object) -> dict:
-    question = (event or {}).get("question", "What is an extension?")
+    """`question` is answered; `trace_id` names the trace (optional); `sleep_seconds` lets the function run into its timeout."""
+    answer = answer_question(event.get("question", "What is an extension?"), langfuse_trace_id=event.get("trace_id"))
+    time.sleep(event.get("sleep_seconds", 0))
+    return answer
+
+
+@observe()
+def answer_question(question: str) -> dict:
     answer = generate(question)
     langfuse.score_current_trace(name="length", value=float(len(answer)))
     return {"answer": answer, "trace_id": langfuse.get_current_trace_id()}
