@@ -1,6 +1,6 @@
 //! What was accepted and not yet delivered: one lane per route, bounded in bytes over all of them.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::route::{RequestLimits, Route};
@@ -45,10 +45,28 @@ pub struct History {
     pub ambiguous_sends: u32,
     /// Sends that failed, the ambiguous ones included.
     pub failures: u32,
-    /// Requests delivered by the time of the latest failure: more of them at the next one put the blame on this item.
-    pub deliveries_seen: u64,
-    /// It is sent in a request of its own, because one that it shared was refused.
-    pub alone: bool,
+    /// Requests delivered by the time of its latest failure: more of them at the next one put the blame on this item.
+    pub seen: Deliveries,
+    /// It lets all others go first, and shares no request with them.
+    pub goes_last: bool,
+    /// How many items may be in a request with it, because a larger one was refused for one of them.
+    pub company: Option<usize>,
+}
+
+/// Requests that Langfuse took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Deliveries {
+    /// At the same endpoint.
+    pub same_door: u64,
+    /// At any.
+    pub all: u64,
+}
+
+impl History {
+    /// Its request of `items` was refused for one of them: the next one has half as many.
+    pub fn halve_company(&mut self, items: usize) {
+        self.company = Some((items / 2).max(1));
+    }
 }
 
 /// Items of one route, taken out together to become one request.
@@ -87,11 +105,14 @@ pub const ITEM_OVERHEAD_BYTES: usize = 256;
 #[derive(Debug)]
 pub struct Lane<P> {
     route: Arc<Route>,
-    items: VecDeque<Item<P>>,
+    items: BTreeMap<Place, Item<P>>,
     cost_bytes: usize,
     request_bytes: usize,
     units: u64,
 }
+
+/// Where an item stands in its lane: behind all others or not, and then by age.
+type Place = (bool, ItemId);
 
 /// Why an item was not taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +149,7 @@ impl<P: Payload> Buffer<P> {
     ) -> Result<Vec<Item<P>>, NotAdmitted> {
         let needed = cost(&item);
         let waiting: usize = self.lanes.iter().map(|lane| lane.cost_bytes).sum();
-        if self.held_bytes - waiting + needed > self.limit_bytes {
+        if (self.held_bytes - waiting).saturating_add(needed) > self.limit_bytes {
             return Err(NotAdmitted::NoRoom);
         }
         if self.lane(route).is_none() && self.lanes.len() == MAX_ROUTES {
@@ -142,7 +163,7 @@ impl<P: Payload> Buffer<P> {
             }
         }
         self.held_bytes += needed;
-        self.lane_mut(route).push_back(item);
+        self.lane_mut(route).insert(item);
         Ok(evicted)
     }
 
@@ -152,11 +173,15 @@ impl<P: Payload> Buffer<P> {
     }
 
     /// Takes out what fits in one request. The bytes stay charged until [`Self::settle`] or [`Self::put_back`].
+    /// What is left on this route lets all other routes go first.
     pub fn take(&mut self, route: &Arc<Route>, limits: RequestLimits) -> Option<Batch<P>> {
-        let lane = self.lanes.iter_mut().find(|l| l.route == *route)?;
+        let index = self.lanes.iter().position(|lane| lane.route == *route)?;
+        let mut lane = self.lanes.remove(index);
         let items = lane.take(limits);
         let route = Arc::clone(&lane.route);
-        self.lanes.retain(|lane| !lane.items.is_empty());
+        if !lane.items.is_empty() {
+            self.lanes.push(lane);
+        }
         (!items.is_empty()).then_some(Batch { route, items })
     }
 
@@ -166,35 +191,41 @@ impl<P: Payload> Buffer<P> {
     }
 
     /// Puts items that were taken out back to where they stood, before all that were accepted later.
-    pub fn put_back(&mut self, route: &Arc<Route>, items: Vec<Item<P>>) {
-        let lane = self.lane_mut(route);
-        for item in items.into_iter().rev() {
-            lane.push_front(item);
+    pub fn put_back(&mut self, route: &Arc<Route>, items: impl IntoIterator<Item = Item<P>>) {
+        for item in items {
+            self.lane_mut(route).insert(item);
         }
     }
 
-    /// Puts an item that was taken out behind all that wait, to let them go first.
-    pub fn put_last(&mut self, route: &Arc<Route>, item: Item<P>) {
-        self.lane_mut(route).push_back(item);
-    }
-
-    /// Replaces an item that was taken out by its parts, which take its place.
-    pub fn put_back_parts(&mut self, route: &Arc<Route>, item: &Item<P>, parts: [Item<P>; 2]) {
+    /// Replaces an item that was taken out by its parts. Gives back the oldest waiting ones that had to make room,
+    /// because two items cost more than one.
+    pub fn put_back_parts(
+        &mut self,
+        route: &Arc<Route>,
+        item: &Item<P>,
+        parts: [Item<P>; 2],
+    ) -> Vec<Item<P>> {
         self.held_bytes -= cost(item);
         self.held_bytes += parts.iter().map(cost).sum::<usize>();
-        self.put_back(route, parts.into());
+        self.put_back(route, parts);
+        let mut evicted = Vec::new();
+        while self.held_bytes > self.limit_bytes {
+            let Some(item) = self.evict_oldest() else {
+                break;
+            };
+            evicted.push(item);
+        }
+        evicted
     }
 
-    /// Notes that the spool has no room for an item.
-    pub fn not_on_disk(&mut self, id: ItemId) {
-        // It was admitted last, so it is found at once.
-        let items = self
-            .lanes
-            .iter_mut()
-            .flat_map(|lane| lane.items.iter_mut().rev());
-        if let Some(item) = items.into_iter().find(|item| item.id == id) {
-            item.on_disk = false;
-        }
+    /// The waiting item of this name.
+    pub fn waiting_mut(&mut self, id: ItemId) -> Option<&mut Item<P>> {
+        let places = [(false, id), (true, id)];
+        let mut lanes = self.lanes.iter_mut();
+        lanes.find_map(|lane| {
+            let place = places.iter().find(|place| lane.items.contains_key(place))?;
+            lane.items.get_mut(place)
+        })
     }
 
     /// Takes out everything that waits, for the end of the process.
@@ -204,7 +235,7 @@ impl<P: Payload> Buffer<P> {
             .into_iter()
             .map(|lane| Batch {
                 route: lane.route,
-                items: lane.items.into(),
+                items: lane.items.into_values().collect(),
             })
             .collect()
     }
@@ -239,7 +270,8 @@ impl<P: Payload> Buffer<P> {
 
     fn evict_oldest(&mut self) -> Option<Item<P>> {
         let lane = self.lanes.iter_mut().min_by_key(|lane| lane.oldest())?;
-        let item = lane.pop_front()?;
+        let place = lane.oldest().map(|(id, goes_last)| (goes_last, id))?;
+        let item = lane.remove(place)?;
         self.held_bytes -= cost(&item);
         self.lanes.retain(|lane| !lane.items.is_empty());
         Some(item)
@@ -250,7 +282,7 @@ impl<P: Payload> Lane<P> {
     fn new(route: Arc<Route>) -> Self {
         Self {
             route,
-            items: VecDeque::new(),
+            items: BTreeMap::new(),
             cost_bytes: 0,
             request_bytes: 0,
             units: 0,
@@ -264,7 +296,7 @@ impl<P: Payload> Lane<P> {
 
     /// The item at the head of the line.
     pub fn head(&self) -> Option<&Item<P>> {
-        self.items.front()
+        self.items.values().next()
     }
 
     /// Whether a request is full with what waits here.
@@ -274,54 +306,55 @@ impl<P: Payload> Lane<P> {
             || self.items.len() >= limits.items
     }
 
-    fn oldest(&self) -> Option<ItemId> {
-        self.head().map(|item| item.id)
+    /// The oldest item, and whether it goes last.
+    fn oldest(&self) -> Option<(ItemId, bool)> {
+        let last = self.items.range((true, ItemId(0))..).next();
+        let heads = [self.items.first_key_value(), last];
+        heads
+            .into_iter()
+            .flatten()
+            .map(|(place, _)| (place.1, place.0))
+            .min()
     }
 
     fn take(&mut self, limits: RequestLimits) -> Vec<Item<P>> {
         let mut taken: Vec<Item<P>> = Vec::new();
-        let (mut bytes, mut units) = (0, 0);
-        while let Some(next) = self.items.front() {
-            bytes += next.payload.request_bytes();
-            units += next.payload.units();
-            let fits = bytes <= limits.bytes
-                && units <= limits.units
-                && taken.len() < limits.items
-                && !next.history.alone
-                && !taken.first().is_some_and(|first| first.history.alone);
-            if !fits && !taken.is_empty() {
+        let (mut bytes, mut units, mut items) = (0_usize, 0_u32, limits.items);
+        while let Some((place, next)) = self.items.first_key_value() {
+            bytes = bytes.saturating_add(next.payload.request_bytes());
+            units = units.saturating_add(next.payload.units());
+            items = items.min(next.history.company.unwrap_or(usize::MAX));
+            let together = taken
+                .first()
+                .is_none_or(|first| first.history.goes_last == place.0);
+            let fits = bytes <= limits.bytes && units <= limits.units && taken.len() < items;
+            if !(fits && together) && !taken.is_empty() {
                 break;
             }
-            taken.extend(self.pop_front());
+            let place = *place;
+            taken.extend(self.remove(place));
         }
         taken
     }
 
-    fn push_back(&mut self, item: Item<P>) {
-        self.count(&item);
-        self.items.push_back(item);
+    fn insert(&mut self, item: Item<P>) {
+        self.cost_bytes += cost(&item);
+        self.request_bytes += item.payload.request_bytes();
+        self.units += u64::from(item.payload.units());
+        self.items.insert((item.history.goes_last, item.id), item);
     }
 
-    fn push_front(&mut self, item: Item<P>) {
-        self.count(&item);
-        self.items.push_front(item);
-    }
-
-    fn pop_front(&mut self) -> Option<Item<P>> {
-        let item = self.items.pop_front()?;
+    fn remove(&mut self, place: Place) -> Option<Item<P>> {
+        let item = self.items.remove(&place)?;
         self.cost_bytes -= cost(&item);
         self.request_bytes -= item.payload.request_bytes();
         self.units -= u64::from(item.payload.units());
         Some(item)
     }
-
-    fn count(&mut self, item: &Item<P>) {
-        self.cost_bytes += cost(item);
-        self.request_bytes += item.payload.request_bytes();
-        self.units += u64::from(item.payload.units());
-    }
 }
 
 fn cost<P: Payload>(item: &Item<P>) -> usize {
-    item.payload.stored_bytes() + ITEM_OVERHEAD_BYTES
+    item.payload
+        .stored_bytes()
+        .saturating_add(ITEM_OVERHEAD_BYTES)
 }

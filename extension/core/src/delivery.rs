@@ -35,6 +35,17 @@ pub enum Outcome {
     Refused,
 }
 
+/// How a request ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// It took no longer than the flush budget, so that holding the sandbox for it pays.
+    pub in_time: bool,
+    /// The sandbox was frozen while it was under way.
+    pub cut: bool,
+}
+
 /// The first wait after a failure; it doubles from there.
 pub const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 
@@ -51,8 +62,9 @@ pub const CREDENTIAL_WAIT: Duration = Duration::from_mins(1);
 /// How many refused credentials are remembered; past that the oldest is forgotten, and asked again.
 pub const MAX_REFUSED_CREDENTIALS: usize = 16;
 
-/// Failures in a row after which an invocation is no longer held in the hope of a recovery.
-const HOPELESS_FAILURES: u32 = 4;
+/// After this long without a new judgement the flush budget may be spent once more on a Langfuse that was bad: where
+/// handlers are too short for a probe's answer, nothing else would ever find out that it is well again.
+pub const PARDON_AFTER: Duration = Duration::from_mins(5);
 
 /// Whether a route may be sent on, now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,11 +86,14 @@ pub enum Permit {
 pub struct Delivery {
     health: Health,
     failures: u32,
-    /// A hold has ended in vain since the last delivery: later invocations pay nothing.
-    hopeless: bool,
+    /// For how long sandboxes were held in vain since Langfuse last answered in time.
+    paid: Duration,
+    /// When that is forgiven.
+    pardon: Option<Timer>,
     throttle: Option<Timer>,
     refused: Vec<RefusedCredential>,
     keys_ready: bool,
+    keys_reread_at: Option<Now>,
     jitter: Jitter,
 }
 
@@ -108,10 +123,12 @@ impl Delivery {
         Self {
             health: Health::Well,
             failures: 0,
-            hopeless: false,
+            paid: Duration::ZERO,
+            pardon: None,
             throttle: None,
             refused: Vec::new(),
             keys_ready: false,
+            keys_reread_at: None,
             jitter: Jitter(seed),
         }
     }
@@ -153,9 +170,14 @@ impl Delivery {
         }
     }
 
-    /// Whether it is worth a wait on the user's bill that Langfuse may recover.
-    pub fn is_hopeless(&self) -> bool {
-        self.hopeless || self.failures >= HOPELESS_FAILURES
+    /// What of the flush budget may still be spent on waiting for Langfuse: an outage costs the budget once, whether
+    /// in one invocation or in several.
+    pub fn left_of(&self, flush_budget: Duration, now: Now) -> Duration {
+        if self.pardon.is_some_and(|pardon| !pardon.is_over(now)) {
+            flush_budget.saturating_sub(self.paid)
+        } else {
+            flush_budget
+        }
     }
 
     /// A request with data has left.
@@ -175,10 +197,12 @@ impl Delivery {
         }
     }
 
-    /// A hold ended and something was still unsent, or even `unanswered`.
-    pub fn held_in_vain(&mut self, unanswered: bool, now: Now) {
-        self.hopeless = true;
-        if unanswered && !matches!(self.health, Health::Bad { .. } | Health::Probing) {
+    /// The sandbox was held for `held`, and something was still unsent at the end, or even `unanswered`.
+    pub fn held_in_vain(&mut self, held: Duration, budget: Duration, unanswered: bool, now: Now) {
+        self.paid = (budget - self.left_of(budget, now)).saturating_add(held);
+        self.pardon = Some(Timer::new(now, PARDON_AFTER));
+        let no_answer = unanswered && self.paid >= budget;
+        if no_answer && !matches!(self.health, Health::Bad { .. } | Health::Probing) {
             self.bad(None, now);
         }
     }
@@ -197,7 +221,7 @@ impl Delivery {
     /// The process is about to end: the next probe may go at once.
     pub fn last_chance(&mut self, now: Now) {
         self.failures = 0;
-        self.hopeless = false;
+        self.pardon = None;
         for gate in &mut self.refused {
             gate.until = Timer::new(now, Duration::ZERO);
         }
@@ -208,11 +232,27 @@ impl Delivery {
         }
     }
 
-    /// The configured keys are there, for the first time or anew.
-    pub fn keys_ready(&mut self) {
+    /// The configured keys are there, for the first time or anew. Refused ones are not trusted with data, but a probe
+    /// may find out at once.
+    pub fn keys_ready(&mut self, now: Now) {
         self.keys_ready = true;
-        self.refused
-            .retain(|r| r.credential != Credential::Configured);
+        if let Some(gate) = self.gate_mut(&Credential::Configured) {
+            gate.until = Timer::new(now, Duration::ZERO);
+        }
+    }
+
+    /// Langfuse refused these keys. Whether to read them again: not more often than once in [`CREDENTIAL_WAIT`], or
+    /// keys that stay bad would be read and tried in a loop.
+    #[must_use]
+    pub fn reread_keys(&mut self, route: &Route, now: Now) -> bool {
+        let lately = self
+            .keys_reread_at
+            .is_some_and(|at| now.since(at) < CREDENTIAL_WAIT);
+        let again = route.credential == Credential::Configured && !lately;
+        if again {
+            self.keys_reread_at = Some(now);
+        }
+        again
     }
 
     /// The sandbox was restored from a snapshot that many others are restored from too.
@@ -221,29 +261,31 @@ impl Delivery {
     }
 
     /// Learns from the answer to a request with data.
-    pub fn sent(&mut self, route: &Route, outcome: Outcome, now: Now) {
-        match outcome {
+    pub fn sent(&mut self, route: &Route, answer: Answer, now: Now) {
+        match answer.outcome {
             Outcome::Delivered => {
                 self.failures = 0;
-                self.hopeless = false;
+                if answer.in_time {
+                    self.pardon = None;
+                }
                 self.answered_well(&route.credential);
             }
             // The request was at fault, or its size: Langfuse is there and the keys are good.
             Outcome::Refused | Outcome::TooLarge => self.answered_well(&route.credential),
-            bad => self.failed(route, bad, now),
+            _ => self.failed(route, answer, now),
         }
     }
 
     /// Learns from the answer to a probe.
-    pub fn probed(&mut self, route: &Route, outcome: Outcome, now: Now) {
-        match outcome {
+    pub fn probed(&mut self, route: &Route, answer: Answer, now: Now) {
+        match answer.outcome {
             Outcome::Delivered | Outcome::Refused | Outcome::TooLarge => {
                 self.refused.retain(|r| r.credential != route.credential);
-                if self.health == Health::Probing {
-                    self.health = Health::OnTrial { busy: false };
+                if !matches!(self.health, Health::OnTrial { .. }) {
+                    self.host_answered();
                 }
             }
-            bad => self.failed(route, bad, now),
+            _ => self.failed(route, answer, now),
         }
     }
 
@@ -252,33 +294,45 @@ impl Delivery {
         self.health = Health::Well;
     }
 
-    fn failed(&mut self, route: &Route, outcome: Outcome, now: Now) {
+    fn failed(&mut self, route: &Route, answer: Answer, now: Now) {
         if let Some(gate) = self.gate_mut(&route.credential) {
             gate.probing = false;
         }
-        match outcome {
+        match answer.outcome {
             Outcome::Unauthorized => {
                 self.refuse(&route.credential, now);
-                // The host answered; whatever it was suspected of is over.
-                self.health = Health::Well;
+                self.host_answered();
             }
             Outcome::Throttled { retry_after } => {
                 self.failures = self.failures.saturating_add(1);
                 let wait = self.wait(retry_after);
                 self.throttle = Some(Timer::new(now, wait));
-                self.health = Health::Well;
+                self.host_answered();
             }
             Outcome::NotDelivered { retry_after } => self.bad(retry_after, now),
+            _ if answer.cut => {
+                // The freeze broke the connection, which says nothing about Langfuse but that it is to be asked.
+                let until = Timer::new(now, Duration::ZERO);
+                self.health = Health::Bad { until };
+            }
             _ => self.bad(None, now),
+        }
+    }
+
+    /// Whatever the host was suspected of is over; what data does to it is to be seen.
+    fn host_answered(&mut self) {
+        if self.health != Health::Well {
+            self.health = Health::OnTrial { busy: false };
         }
     }
 
     fn bad(&mut self, retry_after: Option<Duration>, now: Now) {
         self.failures = self.failures.saturating_add(1);
-        let wait = self.wait(retry_after);
-        self.health = Health::Bad {
-            until: Timer::new(now, wait),
-        };
+        let until = Timer::new(now, self.wait(retry_after));
+        self.health = Health::Bad { until };
+        if let Some(pardon) = &mut self.pardon {
+            *pardon = Timer::new(now, PARDON_AFTER);
+        }
     }
 
     fn wait(&mut self, retry_after: Option<Duration>) -> Duration {

@@ -14,6 +14,10 @@ pub const WHOLE_TRACE_GRACE: Duration = Duration::from_millis(50);
 /// A grace that has shrunk below this is none.
 const SHORTEST_GRACE: Duration = Duration::from_millis(1);
 
+/// Where nothing tells the end of an invocation, how long a request that a client began and does not finish is waited
+/// for.
+pub const OPEN_REQUEST_PATIENCE: Duration = Duration::from_secs(2);
+
 /// `runtimeDone` records kept that came before their INVOKE.
 const MAX_EARLY_DONE: usize = 8;
 
@@ -35,7 +39,7 @@ pub struct EndOfWork {
     request_id: String,
     running: bool,
     done_at: Option<Now>,
-    done_early: VecDeque<String>,
+    done_early: VecDeque<(String, Now)>,
     open_requests: u32,
     last_activity: Option<Now>,
     traces: Traces,
@@ -44,6 +48,8 @@ pub struct EndOfWork {
     /// How quiet it had been, after the work was done, when the latest request began.
     quiet_before_request: Option<Duration>,
     late_this_time: bool,
+    /// What was known of the traces when the sandbox was released.
+    at_release: Completeness,
 }
 
 impl EndOfWork {
@@ -62,14 +68,15 @@ impl EndOfWork {
             fallback_grace: grace_limit,
             quiet_before_request: None,
             late_this_time: false,
+            at_release: Completeness::Unknown,
         }
     }
 
     /// A new invocation begins. Its end may have been told already.
     pub fn invoked(&mut self, request_id: String, now: Now) {
-        self.traces.next_invocation();
-        self.done_at = self.done_early.contains(&request_id).then_some(now);
-        self.done_early.clear();
+        let mut early = self.done_early.drain(..);
+        self.done_at = early.find(|(id, _)| *id == request_id).map(|(_, at)| at);
+        drop(early);
         self.request_id = request_id;
         self.running = self.done_at.is_none();
         self.last_activity = Some(now);
@@ -94,7 +101,7 @@ impl EndOfWork {
             if self.done_early.len() == MAX_EARLY_DONE {
                 self.done_early.pop_front();
             }
-            self.done_early.push_back(request_id);
+            self.done_early.push_back((request_id, now));
         }
     }
 
@@ -115,7 +122,7 @@ impl EndOfWork {
     pub fn arrived(&mut self, facts: &[SpanFact], released: bool, now: Now) {
         let situation = self.traces.completeness();
         if released {
-            self.graces.missed(situation);
+            self.graces.missed(self.at_release);
         } else if let Some(quiet) = self.quiet_before_request.take() {
             self.graces.late(situation, quiet);
             self.late_this_time = true;
@@ -128,9 +135,11 @@ impl EndOfWork {
 
     /// The sandbox is released: what this invocation taught about late spans is kept.
     pub fn released(&mut self) {
+        self.at_release = self.traces.completeness();
         if !self.late_this_time && self.done_at.is_some() {
-            self.graces.in_vain(self.traces.completeness());
+            self.graces.in_vain(self.at_release);
         }
+        self.traces.next_invocation();
     }
 
     /// The deadline came first. From now on the end is guessed, until the platform tells one again.
@@ -142,13 +151,14 @@ impl EndOfWork {
 
     /// When the invocation is over: the wait that is left, or `None` while only the platform or a client can end it.
     pub fn over_in(&self, now: Now) -> Option<Duration> {
-        if self.open_requests > 0 {
-            return None;
-        }
         let quiet = |grace| {
             self.last_activity
                 .map_or(Duration::ZERO, |at| Timer::new(at, grace).left(now))
         };
+        if self.open_requests > 0 {
+            let told = self.done_at.is_some() || self.telemetry == Telemetry::Speaking;
+            return (!told).then(|| quiet(OPEN_REQUEST_PATIENCE));
+        }
         match (self.done_at, self.telemetry) {
             (Some(done_at), _) => {
                 let grace = self.graces.of(self.traces.completeness());
@@ -157,6 +167,17 @@ impl EndOfWork {
             (None, Telemetry::Speaking) => None,
             (None, Telemetry::Silent | Telemetry::Unreliable) => Some(quiet(self.fallback_grace)),
         }
+    }
+
+    /// Whether the work is done and every trace is whole, so that what is here need not wait for more.
+    pub fn nothing_is_missing(&self) -> bool {
+        let whole = self.traces.completeness() == Completeness::Whole;
+        whole && self.done_at.is_some() && self.open_requests == 0
+    }
+
+    /// Whether a client is in the middle of a request.
+    pub fn is_receiving(&self) -> bool {
+        self.open_requests > 0
     }
 
     /// When the work ended, as far as that is known: what the flush budget counts from.

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use crate::buffer::ItemId;
-use crate::buffer::Payload;
+use crate::buffer::{ItemId, Payload};
 use crate::end_of_work::EndOfWork;
 use crate::ledger::Ledger;
-use crate::pipeline::{Due, PROBE_TIMEOUT, Pipeline, THAW_GRACE};
+use crate::pipeline::{Due, PROBE_TIMEOUT, Patience, Pipeline, THAW_GRACE};
 use crate::strategy::{Density, Strategy};
 use crate::time::{Now, Timer};
 use crate::{Action, Event, Settings};
@@ -17,11 +16,9 @@ pub const CONNECTION_IDLE_LIMIT: Duration = Duration::from_secs(1);
 /// What SHUTDOWN leaves for the report and the exit itself.
 pub const EXIT_MARGIN: Duration = Duration::from_millis(150);
 
-/// Data age from which data is sent beside a handler that nobody will wait for.
-const BACKGROUND_AGE: Duration = Duration::from_millis(100);
-
-/// Data age from which data is sent under Lambda Managed Instances, where nothing tells when an invocation ends.
-const MANAGED_AGE: Duration = Duration::from_secs(1);
+/// Data age from which data is sent beside a handler that nobody will wait for, and under Lambda Managed Instances,
+/// where nothing tells when an invocation ends.
+const UNATTENDED_AGE: Duration = Duration::from_secs(1);
 
 /// Where in its life the sandbox is.
 #[derive(Clone, Copy, Debug)]
@@ -35,9 +32,13 @@ enum Phase {
     /// An invocation is under way and the sandbox is ours until we let go.
     Invoking { release_by: Timer },
     /// The work is over; the sandbox is held until everything is sent.
-    Flushing { release_by: Timer, hold: bool },
+    Flushing {
+        since: Now,
+        release_by: Timer,
+        hold: bool,
+    },
     /// The sandbox ends.
-    ShuttingDown { exit_by: Timer },
+    ShuttingDown { exit_by: Timer, receive_by: Timer },
     /// We ended.
     Exited,
 }
@@ -55,7 +56,7 @@ pub struct Core<P> {
     /// What was accepted before the current invocation.
     backlog_before: ItemId,
     last_event_at: Now,
-    awake_since: Now,
+    thawed_at: Now,
 }
 
 impl<P: Payload> Core<P> {
@@ -69,7 +70,7 @@ impl<P: Payload> Core<P> {
             invoked: true,
             backlog_before: ItemId(0),
             last_event_at: now,
-            awake_since: now,
+            thawed_at: now,
             settings,
         }
     }
@@ -77,13 +78,14 @@ impl<P: Payload> Core<P> {
     /// Takes in what happened, and says what is to be done, in this order.
     #[must_use]
     pub fn handle(&mut self, event: Event<P>, now: Now) -> Vec<Action<P>> {
-        let mut actions = self.notice_gap(&event, now);
-        if !matches!(self.phase, Phase::Exited) {
-            self.take_in(event, now);
-            let end_of_phase = self.advance(now);
-            actions.append(&mut self.pipeline.take_actions());
-            actions.extend(end_of_phase);
+        if matches!(self.phase, Phase::Exited) {
+            return Vec::new();
         }
+        let mut actions = self.notice_gap(&event, now);
+        self.take_in(event, now);
+        let end_of_phase = self.advance(now);
+        actions.append(&mut self.pipeline.take_actions());
+        actions.extend(end_of_phase);
         self.last_event_at = now;
         actions
     }
@@ -92,14 +94,16 @@ impl<P: Payload> Core<P> {
         match event {
             Event::Registered { invoke } => {
                 self.invoked = invoke;
-                self.phase = Phase::Registered;
+                if matches!(self.phase, Phase::Starting) {
+                    self.phase = Phase::Registered;
+                }
             }
             Event::Recovered {
                 route,
                 payload,
                 sent,
             } => self.pipeline.recover(&route, payload, sent, now),
-            Event::KeysReady => self.pipeline.delivery().keys_ready(),
+            Event::KeysReady => self.pipeline.delivery().keys_ready(now),
             Event::Invoke {
                 request_id,
                 deadline_epoch_ms,
@@ -142,15 +146,21 @@ impl<P: Payload> Core<P> {
             now.frozen_since(self.last_event_at)
         };
         if woken || gap >= CONNECTION_IDLE_LIMIT {
-            self.awake_since = now;
+            self.thawed_at = now;
         }
-        if gap >= CONNECTION_IDLE_LIMIT || matches!(event, Event::Restored { .. }) {
+        if matches!(event, Event::Restored { .. }) {
+            return vec![Action::ResetConnections, Action::RereadKeys];
+        }
+        if gap >= CONNECTION_IDLE_LIMIT {
             return vec![Action::ResetConnections];
         }
         Vec::new()
     }
 
     fn invoke(&mut self, request_id: String, deadline_epoch_ms: u64, now: Now) {
+        if matches!(self.phase, Phase::ShuttingDown { .. }) {
+            return;
+        }
         self.density.invoked(now);
         self.end_of_work.invoked(request_id, now);
         self.backlog_before = self.pipeline.next_item();
@@ -161,8 +171,14 @@ impl<P: Payload> Core<P> {
     fn shutdown(&mut self, deadline_epoch_ms: u64, now: Now) {
         let exit_by = Timer::deadline(deadline_epoch_ms, EXIT_MARGIN, now)
             .or_sooner(Timer::new(now, LONGEST_SHUTDOWN), now);
-        self.pipeline.delivery().last_chance(now);
-        self.phase = Phase::ShuttingDown { exit_by };
+        let receive_by = Timer::new(now, self.settings.grace_limit);
+        if !matches!(self.phase, Phase::ShuttingDown { .. }) {
+            self.pipeline.delivery().last_chance(now);
+            self.phase = Phase::ShuttingDown {
+                exit_by,
+                receive_by,
+            };
+        }
     }
 
     /// Moves on as far as possible. Returns the action that ends this phase, if it ends.
@@ -172,20 +188,26 @@ impl<P: Payload> Core<P> {
         {
             self.begin_flush(release_by, now);
         }
-        let (request_timeout, probe_timeout) = self.timeouts();
-        self.pipeline
-            .abort_overdue(request_timeout, probe_timeout, self.awake_since, now);
-        self.pipeline.pump(self.due(), now);
+        self.pipeline.abort_overdue(&self.patience(), now);
+        self.pipeline.pump(self.due(now), now);
         match self.phase {
             Phase::Registered => Some(self.release(now)),
-            Phase::Flushing { release_by, hold } if !self.worth_holding(release_by, hold, now) => {
-                if hold && release_by.is_over(now) && !self.pipeline.is_settled() {
-                    self.pipeline.held_in_vain(now);
+            Phase::Flushing {
+                since,
+                release_by,
+                hold,
+            } if !self.worth_holding(release_by, hold, now) => {
+                if hold && !self.pipeline.is_settled() {
+                    let since = self.end_of_work.ended_at().unwrap_or(since);
+                    self.pipeline.held_in_vain(now.since(since), now);
                 }
                 self.end_of_work.released();
                 Some(self.release(now))
             }
-            Phase::ShuttingDown { exit_by } if !self.pipeline.has_hope(exit_by.left(now), now) => {
+            Phase::ShuttingDown {
+                exit_by,
+                receive_by,
+            } if !self.worth_staying(exit_by, receive_by, now) => {
                 self.pipeline.finish();
                 self.phase = Phase::Exited;
                 Some(Action::Exit)
@@ -198,6 +220,8 @@ impl<P: Payload> Core<P> {
     fn release(&mut self, now: Now) -> Action<P> {
         self.density.released(now);
         self.phase = Phase::Idle;
+        // The handler may go on; what is sent beside it is due from now on.
+        self.pipeline.pump(self.due(now), now);
         Action::Next
     }
 
@@ -211,10 +235,14 @@ impl<P: Payload> Core<P> {
         if deadline.is_over(now) {
             self.end_of_work.not_told();
         }
-        let release_by = Timer::new(now, self.settings.flush_budget)
+        let release_by = Timer::new(now, self.pipeline.budget(now))
             .or_sooner(self.latest_release(deadline, now), now);
-        let hold = self.holds(now) && self.pipeline.has_hope(release_by.left(now), now);
-        self.phase = Phase::Flushing { release_by, hold };
+        let left = release_by.left(now);
+        self.phase = Phase::Flushing {
+            since: now,
+            release_by,
+            hold: !left.is_zero() && self.holds(now) && self.pipeline.has_hope(left, now),
+        };
     }
 
     /// The flush budget counts from the end of work and never reaches past the deadline's margin.
@@ -233,7 +261,14 @@ impl<P: Payload> Core<P> {
         hold && !left.is_zero() && (more_comes || self.pipeline.has_hope(left, now))
     }
 
-    /// Whether the strategy holds for what is waiting now.
+    /// At SHUTDOWN the runtime is gone: a request that it began ends soon, if it ends.
+    fn worth_staying(&self, exit_by: Timer, receive_by: Timer, now: Now) -> bool {
+        let left = exit_by.left(now);
+        let receiving = self.end_of_work.is_receiving() && !receive_by.is_over(now);
+        !left.is_zero() && (receiving || self.pipeline.has_hope(left, now))
+    }
+
+    /// Whether the strategy holds for what is waiting now. In dense traffic only for what would get too old.
     fn holds(&self, now: Now) -> bool {
         match self.settings.strategy {
             Strategy::Background => false,
@@ -243,22 +278,29 @@ impl<P: Payload> Core<P> {
                     .pipeline
                     .oldest()
                     .map_or(Duration::ZERO, |oldest| now.since(oldest));
-                let next = self.density.next_invocation_in();
-                next.is_none_or(|next| age + next >= self.settings.max_data_age)
+                let next = self.density.next_invocation_in().unwrap_or_default();
+                !self.is_dense() || age.saturating_add(next) >= self.settings.max_data_age
             }
         }
     }
 
-    fn due(&self) -> Due {
-        let ripe = |age| Due::Ripe {
-            age,
-            before: self.backlog(),
-        };
+    /// Whether the next invocation will come so soon that data may wait for it, and for a request beside its handler.
+    fn is_dense(&self) -> bool {
+        let next = self.density.next_invocation_in();
+        self.settings.strategy == Strategy::Adaptive
+            && next.is_some_and(|next| next <= self.settings.max_data_age / 2)
+    }
+
+    fn due(&self, now: Now) -> Due {
         match self.phase {
             Phase::ShuttingDown { .. } | Phase::Flushing { hold: true, .. } => Due::Everything,
-            Phase::Invoking { .. } => ripe(self.settings.max_data_age),
-            Phase::Idle if !self.invoked => ripe(MANAGED_AGE),
-            Phase::Idle if self.end_of_work.may_be_running() => ripe(BACKGROUND_AGE),
+            Phase::Invoking { .. } if self.end_of_work.nothing_is_missing() && self.holds(now) => {
+                Due::Everything
+            }
+            Phase::Invoking { .. } => self.ripe(self.settings.max_data_age),
+            Phase::Idle if !self.invoked || self.end_of_work.may_be_running() => {
+                self.ripe(UNATTENDED_AGE)
+            }
             // Nothing is begun that a freeze would cut.
             Phase::Starting
             | Phase::Registered
@@ -268,23 +310,33 @@ impl<P: Payload> Core<P> {
         }
     }
 
-    /// In dense traffic data waits to share a request with later invocations, up to its maximum age.
-    fn backlog(&self) -> ItemId {
-        let next = self.density.next_invocation_in();
-        let dense = next.is_some_and(|next| next < self.settings.max_data_age);
-        if dense && self.settings.strategy == Strategy::Adaptive {
-            ItemId(0)
+    /// What is left of earlier invocations goes at once; in dense traffic it waits to share a request with later ones,
+    /// for half its maximum age, because the next chance may be one invocation away.
+    fn ripe(&self, age: Duration) -> Due {
+        if self.is_dense() {
+            Due::Ripe {
+                age: self.settings.max_data_age / 2,
+                before: ItemId(0),
+            }
         } else {
-            self.backlog_before
+            Due::Ripe {
+                age,
+                before: self.backlog_before,
+            }
         }
     }
 
     /// How long answers are waited for. At SHUTDOWN an answer that an earlier phase waited for in vain is given up, so
     /// that its data may have a last chance.
-    fn timeouts(&self) -> (Duration, Duration) {
-        match self.phase {
+    fn patience(&self) -> Patience {
+        let (request, probe) = match self.phase {
             Phase::ShuttingDown { .. } => (self.settings.flush_budget, THAW_GRACE),
             _ => (self.settings.request_timeout, PROBE_TIMEOUT),
+        };
+        Patience {
+            request,
+            probe,
+            thawed_at: self.thawed_at,
         }
     }
 
@@ -300,16 +352,12 @@ impl<P: Payload> Core<P> {
             Phase::Flushing { release_by, .. } => {
                 (Some(release_by.left(now)), self.end_of_work.over_in(now))
             }
-            Phase::ShuttingDown { exit_by } => (Some(exit_by.left(now)), None),
+            Phase::ShuttingDown {
+                exit_by,
+                receive_by,
+            } => (Some(exit_by.left(now)), Some(receive_by.left(now))),
         };
-        let (request_timeout, probe_timeout) = self.timeouts();
-        let pipeline = self.pipeline.wake_in(
-            self.due(),
-            request_timeout,
-            probe_timeout,
-            self.awake_since,
-            now,
-        );
+        let pipeline = self.pipeline.wake_in(self.due(now), &self.patience(), now);
         let waits = [limit, over, pipeline].into_iter().flatten();
         waits.filter(|wait| !wait.is_zero()).min()
     }

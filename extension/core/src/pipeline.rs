@@ -1,11 +1,14 @@
-//! Receive → buffer → export: what happens to an item between its acceptance and its end, whatever Langfuse answers.
+//! Receive → buffer → export: an item from its acceptance to its request, and the requests under way. What their answers
+//! mean for the items is in [`answers`].
+
+mod answers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::buffer::{Batch, Buffer, History, Item, ItemId, NotAdmitted, Payload};
-use crate::delivery::{Delivery, Outcome, Permit};
+use crate::buffer::{Batch, Buffer, History, Item, ItemId, Lane, NotAdmitted, Payload, units_of};
+use crate::delivery::{Delivery, Permit};
 use crate::ledger::{DropReason, Ledger};
 use crate::route::{RequestLimits, Route};
 use crate::time::{Now, Timer};
@@ -25,6 +28,9 @@ pub const MAX_AMBIGUOUS_SENDS: u32 = 3;
 
 /// Failed sends after which an item lets others go first, to learn whether it is to blame itself.
 pub const PATIENCE_FAILURES: u32 = 3;
+
+/// Failed sends after which an item is given up if anything went through meanwhile, be it at another endpoint.
+pub const MAX_FAILURES: u32 = 32;
 
 /// However often Langfuse answers 413, requests are not made smaller than this.
 pub const SMALLEST_REQUEST_LIMIT_BYTES: usize = 64 << 10;
@@ -54,7 +60,8 @@ pub struct Pipeline<P> {
     probe: Option<Probe>,
     delivery: Delivery,
     ledger: Ledger,
-    deliveries: u64,
+    /// Requests delivered, by [`crate::route::Door`].
+    deliveries: [u64; 4],
     next_item: u64,
     next_export: u64,
     /// Learned from 413 answers; some proxies take less than Langfuse.
@@ -76,6 +83,26 @@ struct Probe {
     aborted: bool,
 }
 
+/// How long answers are waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For a request with data.
+    pub request: Duration,
+    /// For a probe.
+    pub probe: Duration,
+    /// When the sandbox was last thawed.
+    pub thawed_at: Now,
+}
+
+impl Patience {
+    /// What is left of it for something sent at `since`. A freeze counts, but then the answer may lie in the socket.
+    fn left(&self, since: Now, limit: Duration, now: Now) -> Duration {
+        let awake = limit.saturating_sub(now.awake_since(since));
+        let thaw = THAW_GRACE.saturating_sub(now.awake_since(self.thawed_at));
+        awake.min(limit.saturating_sub(now.since(since)).max(thaw))
+    }
+}
+
 impl<P: Payload> Pipeline<P> {
     /// Empty.
     pub fn new(settings: Settings) -> Self {
@@ -85,7 +112,7 @@ impl<P: Payload> Pipeline<P> {
             probe: None,
             delivery: Delivery::new(settings.seed),
             ledger: Ledger::default(),
-            deliveries: 0,
+            deliveries: [0; 4],
             next_item: 0,
             next_export: 0,
             request_limit_bytes: usize::MAX,
@@ -112,13 +139,8 @@ impl<P: Payload> Pipeline<P> {
                 }],
                 DropReason::Disabled,
             );
-        } else if let Some(item) = self.admit(route, item)
-            && self.settings.spool
-        {
-            self.actions.push(Action::Store {
-                route: Arc::clone(route),
-                item,
-            });
+        } else if let Some(item) = self.admit(route, item) {
+            self.store(route, item);
         }
     }
 
@@ -131,20 +153,24 @@ impl<P: Payload> Pipeline<P> {
         };
         let item = self.new_item(payload, history, now);
         if sent && !self.may_resend(route, &item) {
-            self.give_up(&[item], DropReason::Ambiguous);
-        } else if let Some(item) = self.admit(route, item)
-            && self.settings.spool
-        {
-            self.actions.push(Action::Store {
-                route: Arc::clone(route),
-                item,
-            });
+            self.give_up(&[not_stored(item)], DropReason::Ambiguous);
+        } else if let Some(item) = self.admit(route, item) {
+            self.store(route, item);
         }
     }
 
     /// The spool has no room for this item.
     pub fn not_stored(&mut self, id: ItemId) {
-        self.buffer.not_on_disk(id);
+        if let Some(item) = self.buffer.waiting_mut(id) {
+            item.on_disk = false;
+            return;
+        }
+        for flight in self.in_flight.values_mut() {
+            let items = &mut flight.batch.items;
+            if let Ok(index) = items.binary_search_by_key(&id, |item| item.id) {
+                items[index].on_disk = false;
+            }
+        }
     }
 
     /// Starts what may be sent of what is due.
@@ -237,162 +263,17 @@ impl<P: Payload> Pipeline<P> {
         );
     }
 
-    /// The answer to a request with data.
-    pub fn exported(&mut self, id: ExportId, outcome: Outcome, now: Now) {
-        let Some(InFlight { batch, .. }) = self.in_flight.remove(&id) else {
-            return;
-        };
-        self.delivery.sent(&batch.route, outcome, now);
-        match outcome {
-            Outcome::Delivered => {
-                self.deliveries += 1;
-                self.ledger.delivered += batch.units();
-                self.settle(&batch.items);
-            }
-            Outcome::Refused => self.refused(batch),
-            Outcome::TooLarge => self.too_large(batch),
-            Outcome::Unauthorized => {
-                if batch.route.credential == crate::route::Credential::Configured {
-                    self.actions.push(Action::RereadKeys);
-                }
-                self.put_back_unsent(batch);
-            }
-            Outcome::Throttled { .. } => self.put_back_unsent(batch),
-            Outcome::NotDelivered { .. } => self.failed(batch, false),
-            Outcome::Ambiguous => self.failed(batch, true),
-        }
-    }
-
-    /// The answer to the probe.
-    pub fn probed(&mut self, outcome: Outcome, now: Now) {
-        if let Some(probe) = self.probe.take() {
-            if outcome == Outcome::Unauthorized
-                && probe.route.credential == crate::route::Credential::Configured
-            {
-                self.actions.push(Action::RereadKeys);
-            }
-            self.delivery.probed(&probe.route, outcome, now);
-        }
-    }
-
-    /// One bad span makes Langfuse refuse all that shares its request: each item once more, alone.
-    fn refused(&mut self, mut batch: Batch<P>) {
-        if batch.items.len() == 1 {
-            self.drop_taken(&batch.items, DropReason::Refused);
-            return;
-        }
-        for item in &mut batch.items {
-            item.history.alone = true;
-        }
-        self.put_back_unsent(batch);
-    }
-
-    fn too_large(&mut self, mut batch: Batch<P>) {
-        let half = batch.request_bytes() / 2;
-        self.request_limit_bytes = self
-            .request_limit_bytes
-            .min(half)
-            .max(SMALLEST_REQUEST_LIMIT_BYTES);
-        if batch.items.len() > 1 {
-            // At the smallest limit the sum is already below it, so only sending alone makes them smaller.
-            for item in batch
-                .items
-                .iter_mut()
-                .filter(|_| half < SMALLEST_REQUEST_LIMIT_BYTES)
-            {
-                item.history.alone = true;
-            }
-            self.put_back_unsent(batch);
-            return;
-        }
-        for item in batch.items {
-            match item.payload.clone().split() {
-                Ok((one, other)) => self.replace(&batch.route, &item, [one, other]),
-                Err(_) => self.drop_taken(&[item], DropReason::TooLarge),
-            }
-        }
-    }
-
-    fn replace(&mut self, route: &Arc<Route>, item: &Item<P>, parts: [P; 2]) {
-        let parts = parts.map(|payload| {
-            let part = self.new_item(payload, item.history, item.accepted_at);
-            Item {
-                on_disk: item.on_disk,
-                ..part
-            }
-        });
-        for part in parts.iter().filter(|part| part.on_disk) {
-            self.actions.push(Action::Store {
-                route: Arc::clone(route),
-                item: part.clone(),
-            });
-        }
-        self.note_on_disk(std::slice::from_ref(item), |ids| Action::Forget { ids });
-        self.buffer.put_back_parts(route, item, parts);
-    }
-
-    fn failed(&mut self, batch: Batch<P>, ambiguous: bool) {
-        let Batch { route, items } = batch;
-        let shared = items.len() > 1;
-        let mut first = Vec::new();
-        for mut item in items {
-            item.history.failures += 1;
-            item.history.ambiguous_sends += u32::from(ambiguous);
-            let others_went_through = item.history.failures > PATIENCE_FAILURES
-                && self.deliveries > item.history.deliveries_seen;
-            item.history.deliveries_seen = self.deliveries;
-            if ambiguous && !self.may_resend(&route, &item) {
-                self.drop_taken(&[item], DropReason::Ambiguous);
-            } else if others_went_through && !shared {
-                self.drop_taken(&[item], DropReason::Failed);
-            } else if item.history.failures >= PATIENCE_FAILURES {
-                item.history.alone |= others_went_through;
-                self.back_to_buffer(&item, ambiguous);
-                self.buffer.put_last(&route, item);
-            } else {
-                self.back_to_buffer(&item, ambiguous);
-                first.push(item);
-            }
-        }
-        self.buffer.put_back(&route, first);
-    }
-
-    fn may_resend(&self, route: &Route, item: &Item<P>) -> bool {
-        route.door.resend_is_safe()
-            || self.settings.resend_ambiguous && item.history.ambiguous_sends < MAX_AMBIGUOUS_SENDS
-    }
-
-    fn put_back_unsent(&mut self, batch: Batch<P>) {
-        self.note_on_disk(&batch.items, |ids| Action::MarkUnsent { ids });
-        self.buffer.put_back(&batch.route, batch.items);
-    }
-
-    fn back_to_buffer(&mut self, item: &Item<P>, ambiguous: bool) {
-        if !ambiguous && item.history.ambiguous_sends == 0 {
-            self.note_on_disk(std::slice::from_ref(item), |ids| Action::MarkUnsent { ids });
-        }
-    }
-
-    /// Stops waiting for answers that no longer come. `awake_since`: when the sandbox was last thawed.
-    pub fn abort_overdue(
-        &mut self,
-        request_timeout: Duration,
-        probe_timeout: Duration,
-        awake_since: Now,
-        now: Now,
-    ) {
-        if now.awake_since(awake_since) < THAW_GRACE {
-            return;
-        }
+    /// Stops waiting for answers that no longer come.
+    pub fn abort_overdue(&mut self, patience: &Patience, now: Now) {
         for (id, flight) in &mut self.in_flight {
-            if !flight.aborted && now.since(flight.since) >= request_timeout {
+            if !flight.aborted && patience.left(flight.since, patience.request, now).is_zero() {
                 flight.aborted = true;
                 self.actions.push(Action::Abort { id: *id });
             }
         }
         if let Some(probe) = &mut self.probe
             && !probe.aborted
-            && now.since(probe.since) >= probe_timeout
+            && patience.left(probe.since, patience.probe, now).is_zero()
         {
             probe.aborted = true;
             self.actions.push(Action::AbortProbe);
@@ -401,63 +282,49 @@ impl<P: Payload> Pipeline<P> {
 
     /// Whether something unsent or unanswered may be settled `within` this time.
     pub fn has_hope(&self, within: Duration, now: Now) -> bool {
-        if self.delivery.is_hopeless() {
-            return false;
-        }
-        let waiting =
-            self.buffer
-                .lanes()
-                .any(|lane| match self.delivery.permit(lane.route(), now) {
-                    Permit::Wait(left) => left < within,
-                    Permit::Send | Permit::Probe | Permit::Answer | Permit::Keys => true,
-                });
-        waiting || !self.in_flight.is_empty() || self.probe.is_some() && !self.buffer.is_empty()
+        let may_be_sent = |lane: &Lane<P>| match self.delivery.permit(lane.route(), now) {
+            Permit::Wait(left) => left < within,
+            Permit::Send | Permit::Probe | Permit::Answer | Permit::Keys => true,
+        };
+        !self.in_flight.is_empty() || self.buffer.lanes().any(may_be_sent)
     }
 
-    /// The sandbox is released although there was hope.
-    pub fn held_in_vain(&mut self, now: Now) {
-        self.delivery.held_in_vain(!self.in_flight.is_empty(), now);
+    /// What of the flush budget a hold may still take.
+    pub fn budget(&self, now: Now) -> Duration {
+        self.delivery.left_of(self.settings.flush_budget, now)
+    }
+
+    /// The sandbox is released after a hold, and something was not settled.
+    pub fn held_in_vain(&mut self, held: Duration, now: Now) {
+        let unanswered = !self.in_flight.is_empty();
+        let budget = self.settings.flush_budget;
+        self.delivery.held_in_vain(held, budget, unanswered, now);
     }
 
     /// The earliest moment at which [`Self::pump`] or [`Self::abort_overdue`] may have something to do.
-    pub fn wake_in(
-        &self,
-        due: Due,
-        request_timeout: Duration,
-        probe_timeout: Duration,
-        awake_since: Now,
-        now: Now,
-    ) -> Option<Duration> {
-        let thaw = Timer::new(awake_since, THAW_GRACE).left(now);
-        let overdue = |since, timeout| Timer::new(since, timeout).left(now).max(thaw);
-        let flights = self
-            .in_flight
-            .values()
-            .filter(|f| !f.aborted)
-            .map(|f| overdue(f.since, request_timeout));
-        let probe = self
-            .probe
-            .iter()
-            .filter(|p| !p.aborted)
-            .map(|p| overdue(p.since, probe_timeout));
+    pub fn wake_in(&self, due: Due, patience: &Patience, now: Now) -> Option<Duration> {
+        let flights = self.in_flight.values().filter(|flight| !flight.aborted);
+        let flights = flights.map(|flight| patience.left(flight.since, patience.request, now));
+        let probe = self.probe.iter().filter(|probe| !probe.aborted);
+        let probe = probe.map(|probe| patience.left(probe.since, patience.probe, now));
         let lanes = self.buffer.lanes().filter_map(|lane| {
-            let permit = match self.delivery.permit(lane.route(), now) {
-                Permit::Wait(left) => left,
-                _ => Duration::ZERO,
-            };
-            let ripe = match due {
+            let age = match due {
                 Due::Nothing => return None,
                 Due::Everything => Duration::ZERO,
-                Due::Ripe { age, .. } => Timer::new(lane.head()?.accepted_at, age).left(now),
+                Due::Ripe { age, .. } => age,
             };
-            // A probe is asked for as soon as it may be, so that its answer is there when the data is ripe.
-            Some(if permit.is_zero() { ripe } else { permit })
+            match self.delivery.permit(lane.route(), now) {
+                // A probe is asked for as soon as it may be, so that its answer is there when the data is ripe.
+                Permit::Wait(left) => Some(left),
+                Permit::Send if self.may_start(lane.route()) => {
+                    Some(Timer::new(lane.head()?.accepted_at, age).left(now))
+                }
+                // An answer comes first, and then there is an event anyway.
+                Permit::Send | Permit::Probe | Permit::Answer | Permit::Keys => None,
+            }
         });
-        flights
-            .chain(probe)
-            .chain(lanes)
-            .filter(|left| !left.is_zero())
-            .min()
+        let waits = flights.chain(probe).chain(lanes);
+        waits.filter(|left| !left.is_zero()).min()
     }
 
     /// The process ends: whatever is left stays in the spool, or is given up.
@@ -465,19 +332,11 @@ impl<P: Payload> Pipeline<P> {
         let flights = std::mem::take(&mut self.in_flight)
             .into_values()
             .map(|f| f.batch);
-        let batches: Vec<_> = flights.chain(self.buffer.drain()).collect();
-        for item in batches.into_iter().flat_map(|batch| batch.items) {
-            let units = u64::from(item.payload.units());
-            if item.on_disk {
-                self.ledger.spooled += units;
-            } else {
-                self.ledger.dropped.add(DropReason::Exit, units);
-                self.actions.push(Action::Dropped {
-                    reason: DropReason::Exit,
-                    units,
-                });
-            }
-        }
+        let batches = flights.chain(self.buffer.drain());
+        let items: Vec<_> = batches.flat_map(|batch| batch.items).collect();
+        let (on_disk, lost): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.on_disk);
+        self.ledger.spooled += units_of(&on_disk);
+        self.give_up(&lost, DropReason::Exit);
     }
 
     /// What Langfuse has shown of itself.
@@ -541,30 +400,26 @@ impl<P: Payload> Pipeline<P> {
     }
 
     fn admit(&mut self, route: &Arc<Route>, item: Item<P>) -> Option<Item<P>> {
-        match self.buffer.admit(route, item.clone()) {
+        let reason = match self.buffer.admit(route, item.clone()) {
             Ok(evicted) => {
                 self.give_up(&evicted, DropReason::BufferFull);
-                Some(item)
+                return Some(item);
             }
-            Err(NotAdmitted::NoRoom) => {
-                self.give_up(
-                    &[Item {
-                        on_disk: false,
-                        ..item
-                    }],
-                    DropReason::BufferFull,
-                );
-                None
-            }
-            Err(NotAdmitted::TooManyRoutes) => {
-                self.give_up(
-                    &[Item {
-                        on_disk: false,
-                        ..item
-                    }],
-                    DropReason::TooManyRoutes,
-                );
-                None
+            Err(NotAdmitted::NoRoom) => DropReason::BufferFull,
+            Err(NotAdmitted::TooManyRoutes) => DropReason::TooManyRoutes,
+        };
+        self.give_up(&[not_stored(item)], reason);
+        None
+    }
+
+    /// What may have arrived already is marked so from the beginning.
+    fn store(&mut self, route: &Arc<Route>, item: Item<P>) {
+        if item.on_disk {
+            let (id, sent) = (item.id, item.history.ambiguous_sends > 0);
+            let route = Arc::clone(route);
+            self.actions.push(Action::Store { route, item });
+            if sent {
+                self.actions.push(Action::MarkSent { ids: vec![id] });
             }
         }
     }
@@ -584,7 +439,7 @@ impl<P: Payload> Pipeline<P> {
     }
 
     fn give_up(&mut self, items: &[Item<P>], reason: DropReason) {
-        let units = crate::buffer::units_of(items);
+        let units = units_of(items);
         if units > 0 {
             self.ledger.dropped.add(reason, units);
             self.actions.push(Action::Dropped { reason, units });
@@ -601,6 +456,14 @@ impl<P: Payload> Pipeline<P> {
         if !ids.is_empty() {
             self.actions.push(note(ids));
         }
+    }
+}
+
+/// The spool has not been asked to keep it.
+fn not_stored<P>(item: Item<P>) -> Item<P> {
+    Item {
+        on_disk: false,
+        ..item
     }
 }
 

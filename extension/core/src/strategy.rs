@@ -46,7 +46,7 @@ impl Density {
     /// `None` before there is enough to go by.
     pub fn next_invocation_in(&self) -> Option<Duration> {
         let longest = self.gaps.iter().max().filter(|_| self.gaps.len() == GAPS)?;
-        Some(*longest * 2)
+        Some(longest.saturating_mul(2))
     }
 }
 

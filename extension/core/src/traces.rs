@@ -57,13 +57,15 @@ pub struct Traces {
     left_torn: BTreeSet<TraceId>,
     tracked: usize,
     overflowed: bool,
+    /// Local parents that have not arrived, over all traces.
+    missing: usize,
+    says_too_little: bool,
 }
 
 #[derive(Debug, Default)]
 struct Trace {
     seen: BTreeSet<SpanId>,
     missing: BTreeSet<SpanId>,
-    says_too_little: bool,
 }
 
 impl Traces {
@@ -77,44 +79,44 @@ impl Traces {
                 break;
             }
             self.tracked += 1;
-            self.open.entry(fact.trace_id).or_default().add(fact);
+            self.add(fact);
         }
         belated
     }
 
     /// What is known by now.
     pub fn completeness(&self) -> Completeness {
-        let says_too_little = self.open.values().any(|trace| trace.says_too_little);
-        if self.open.is_empty() || self.overflowed || says_too_little {
+        if self.open.is_empty() || self.overflowed || self.says_too_little {
             Completeness::Unknown
-        } else if self.open.values().any(|trace| !trace.missing.is_empty()) {
+        } else if self.missing > 0 {
             Completeness::Torn
         } else {
             Completeness::Whole
         }
     }
 
-    /// A new invocation begins.
+    /// What arrives from here on belongs to another invocation, or comes late.
     pub fn next_invocation(&mut self) {
         let torn = std::mem::take(&mut self.open)
             .into_iter()
             .filter(|(_, trace)| !trace.missing.is_empty())
             .map(|(id, _)| id);
         self.left_torn = torn.take(MAX_REMEMBERED_TRACES).collect();
-        self.tracked = 0;
-        self.overflowed = false;
+        *self = Self {
+            left_torn: std::mem::take(&mut self.left_torn),
+            ..Self::default()
+        };
     }
-}
 
-impl Trace {
     fn add(&mut self, fact: &SpanFact) {
-        self.seen.insert(fact.span_id);
-        self.missing.remove(&fact.span_id);
+        let trace = self.open.entry(fact.trace_id).or_default();
+        trace.seen.insert(fact.span_id);
+        self.missing -= usize::from(trace.missing.remove(&fact.span_id));
         match fact.parent {
-            Parent::Local(parent) if !self.seen.contains(&parent) => {
-                self.missing.insert(parent);
+            Parent::Local(parent) if !trace.seen.contains(&parent) => {
+                self.missing += usize::from(trace.missing.insert(parent));
             }
-            Parent::Unknown(parent) if !self.seen.contains(&parent) => self.says_too_little = true,
+            Parent::Unknown(parent) => self.says_too_little |= !trace.seen.contains(&parent),
             _ => {}
         }
     }

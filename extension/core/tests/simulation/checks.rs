@@ -1,0 +1,394 @@
+//! The promises, as what must be true after every single step. Nothing here is taken from the core's own state but what
+//! it shows: its actions, its books, and when it wants to be woken.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use langfuse_extension_core::delivery::{FIRST_BACKOFF, LONGEST_BACKOFF, Outcome};
+use langfuse_extension_core::lifecycle::EXIT_MARGIN;
+use langfuse_extension_core::pipeline::MAX_IN_FLIGHT;
+use langfuse_extension_core::route::Credential;
+use langfuse_extension_core::strategy::Strategy;
+use langfuse_extension_core::time::Now;
+use langfuse_extension_core::{Action, Core, Event, ExportId, Settings};
+
+use crate::load::Load;
+
+/// How long the core must not pay again after a hold in vain.
+const NO_SECOND_PAYMENT: Duration = Duration::from_mins(5);
+
+/// What Langfuse has shown to the core.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Trust {
+    Well,
+    Bad,
+    /// A probe came back well; one request with data may follow.
+    Trial,
+    Tried,
+}
+
+#[derive(Debug)]
+struct Invocation {
+    request_id: String,
+    began: Now,
+    longest: Duration,
+    told: Option<Now>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Checks {
+    settings: Settings,
+    managed: bool,
+    odd_clocks: bool,
+    invocation: Option<Invocation>,
+    next_outstanding: bool,
+    ended: bool,
+    shutdown: Option<(Now, Duration)>,
+    open_requests: u32,
+    telemetry_spoke: bool,
+    last_activity: Option<Now>,
+    trust: Trust,
+    refused: Vec<Credential>,
+    in_flight: BTreeMap<ExportId, (usize, Credential)>,
+    probe: Option<Credential>,
+    failed_probes: u32,
+    last_probe: Option<Now>,
+    in_vain: Option<Now>,
+    accepted: u64,
+    recovered: u64,
+    delivered: u64,
+    dropped: u64,
+    pub(crate) not_stored: bool,
+    released_now: bool,
+    idle_timeouts: u32,
+    last_timeout: Option<Now>,
+}
+
+impl Checks {
+    pub(crate) fn new(settings: Settings, managed: bool, odd_clocks: bool) -> Self {
+        Self {
+            settings,
+            managed,
+            odd_clocks,
+            invocation: None,
+            next_outstanding: false,
+            ended: false,
+            shutdown: None,
+            open_requests: 0,
+            telemetry_spoke: false,
+            last_activity: None,
+            trust: Trust::Well,
+            refused: Vec::new(),
+            in_flight: BTreeMap::new(),
+            probe: None,
+            failed_probes: 0,
+            last_probe: None,
+            in_vain: None,
+            accepted: 0,
+            recovered: 0,
+            delivered: 0,
+            dropped: 0,
+            not_stored: false,
+            released_now: false,
+            idle_timeouts: 0,
+            last_timeout: None,
+        }
+    }
+
+    pub(crate) fn before(&mut self, event: &Event<Load>, now: Now) {
+        match event {
+            Event::Invoke {
+                request_id,
+                deadline_epoch_ms,
+            } => {
+                assert!(
+                    self.next_outstanding,
+                    "the world invoked without being asked"
+                );
+                let left = Duration::from_millis(*deadline_epoch_ms).saturating_sub(now.wall);
+                let longest = left.min(Duration::from_mins(15));
+                self.invocation = Some(Invocation {
+                    request_id: request_id.clone(),
+                    began: now,
+                    longest: longest.saturating_sub(self.settings.deadline_margin),
+                    told: None,
+                });
+                self.next_outstanding = false;
+                self.last_activity = Some(now);
+            }
+            Event::RuntimeDone { request_id } => {
+                self.telemetry_spoke = true;
+                if let Some(invocation) = &mut self.invocation
+                    && invocation.request_id == *request_id
+                {
+                    invocation.told.get_or_insert(now);
+                }
+            }
+            Event::TelemetrySpeaks => self.telemetry_spoke = true,
+            Event::Shutdown { deadline_epoch_ms } => {
+                let left = Duration::from_millis(*deadline_epoch_ms).saturating_sub(now.wall);
+                let left = left.min(Duration::from_secs(2));
+                self.shutdown = Some((now, left.saturating_sub(EXIT_MARGIN)));
+                self.failed_probes = 0;
+                self.in_vain = None;
+                self.next_outstanding = false;
+            }
+            Event::RequestOpened => {
+                self.open_requests += 1;
+                self.last_activity = Some(now);
+            }
+            Event::RequestClosed => {
+                self.open_requests -= 1;
+                self.last_activity = Some(now);
+            }
+            Event::Accepted { payload, .. } => {
+                self.accepted += units(payload);
+                self.last_activity = Some(now);
+            }
+            Event::Recovered { payload, .. } => self.recovered += units(payload),
+            Event::NotStored { .. } => self.not_stored = true,
+            Event::Exported { id, outcome } => self.exported(*id, *outcome),
+            Event::Probed { outcome } => self.probed(*outcome, now),
+            Event::PassedThrough { answered: true } => {
+                self.failed_probes = 0;
+                if self.trust == Trust::Bad {
+                    self.trust = Trust::Trial;
+                }
+            }
+            Event::PassedThrough { answered: false } => {
+                self.trust = Trust::Bad;
+            }
+            Event::KeysReady => self.failed_probes = 0,
+            Event::Registered { .. } | Event::Restored { .. } => {}
+            Event::Timeout => {}
+        }
+    }
+
+    fn exported(&mut self, id: ExportId, outcome: Outcome) {
+        let (units, credential) = self.in_flight.remove(&id).expect("an export under way");
+        match outcome {
+            Outcome::Delivered => {
+                self.delivered += units as u64;
+                self.in_vain = None;
+                self.failed_probes = 0;
+            }
+            Outcome::Unauthorized => self.refused.push(credential.clone()),
+            _ => {}
+        }
+        self.trust = match outcome {
+            Outcome::NotDelivered { .. } | Outcome::Ambiguous => Trust::Bad,
+            _ => Trust::Well,
+        };
+        if matches!(
+            outcome,
+            Outcome::Delivered | Outcome::Refused | Outcome::TooLarge
+        ) {
+            self.refused.retain(|refused| *refused != credential);
+            self.failed_probes = 0;
+        }
+    }
+
+    fn probed(&mut self, outcome: Outcome, now: Now) {
+        let credential = self.probe.take().expect("a probe under way");
+        let well = matches!(
+            outcome,
+            Outcome::Delivered | Outcome::Refused | Outcome::TooLarge
+        );
+        if well {
+            self.refused.retain(|refused| *refused != credential);
+            self.failed_probes = 0;
+        } else {
+            let frozen = self.last_probe.map(|at| now.frozen_since(at));
+            let cut = frozen.is_some_and(|frozen| frozen >= Duration::from_secs(1));
+            self.failed_probes += u32::from(!cut);
+        }
+        if matches!(outcome, Outcome::Unauthorized) {
+            self.refused.push(credential);
+            self.failed_probes = 0;
+        }
+        match outcome {
+            Outcome::NotDelivered { .. } | Outcome::Ambiguous => self.trust = Trust::Bad,
+            _ if self.trust != Trust::Well => self.trust = Trust::Trial,
+            _ => {}
+        }
+    }
+
+    pub(crate) fn action(&mut self, action: &Action<Load>, now: Now) {
+        assert!(!self.ended, "{action:?} after Exit");
+        match action {
+            Action::Next => {
+                assert!(!self.next_outstanding, "a second Next");
+                assert!(self.shutdown.is_none(), "a Next after SHUTDOWN");
+                self.next_outstanding = true;
+                self.released_now = true;
+            }
+            Action::Export { id, batch } => {
+                self.may_send(&batch.route.credential);
+                let full = self.in_flight.len() == MAX_IN_FLIGHT;
+                assert!(!full, "too many requests under way");
+                if self.trust == Trust::Trial {
+                    self.trust = Trust::Tried;
+                }
+                let limits = batch.route.door.limits();
+                let too_much = batch.request_bytes() > limits.bytes
+                    || batch.units() > u64::from(limits.units)
+                    || batch.items.len() > limits.items;
+                assert!(
+                    !too_much || batch.items.len() == 1,
+                    "a batch over its limits"
+                );
+                assert!(!batch.items.is_empty(), "an empty batch");
+                let units = usize::try_from(batch.units()).expect("a count");
+                let credential = batch.route.credential.clone();
+                let before = self.in_flight.insert(*id, (units, credential));
+                assert!(before.is_none(), "an export id used twice");
+            }
+            Action::Probe { route } => {
+                assert!(self.probe.is_none(), "two probes at once");
+                self.probe_is_spaced(now);
+                self.probe = Some(route.credential.clone());
+            }
+            Action::Dropped { units, .. } => self.dropped += units,
+            Action::Exit => self.ended = true,
+            Action::Abort { id } => assert!(self.in_flight.contains_key(id), "aborts nothing"),
+            Action::AbortProbe => assert!(self.probe.is_some(), "aborts no probe"),
+            _ => {}
+        }
+    }
+
+    fn may_send(&self, credential: &Credential) {
+        assert!(
+            matches!(self.trust, Trust::Well | Trust::Trial),
+            "data was sent to a Langfuse not proven healthy"
+        );
+        assert!(
+            !self.refused.contains(credential),
+            "data was sent with refused keys"
+        );
+        if let Some(invocation) = &self.invocation
+            && !self.managed
+            && self.next_outstanding
+        {
+            let running = invocation.told.is_none();
+            assert!(running, "data was sent in a sandbox that may freeze");
+        }
+    }
+
+    /// Failed probes are further and further apart, as far as clocks that are not set can show it.
+    fn probe_is_spaced(&mut self, now: Now) {
+        if let (Some(last), 2..) = (
+            self.last_probe.filter(|_| !self.odd_clocks),
+            self.failed_probes,
+        ) {
+            let doublings = (self.failed_probes - 1).min(8);
+            let least = (FIRST_BACKOFF * (1 << doublings)).min(LONGEST_BACKOFF) / 4;
+            assert!(
+                now.since(last) >= least,
+                "probes in a row: {:?}",
+                now.since(last)
+            );
+        }
+        self.last_probe = Some(now);
+    }
+
+    pub(crate) fn after(&mut self, event_was_timeout: bool, core: &Core<Load>, now: Now) {
+        self.books_balance(core);
+        assert!(core.held_bytes() <= self.settings.buffer_bytes);
+        let wake_in = core.wake_in(now);
+        assert_ne!(wake_in, Some(Duration::ZERO), "would spin");
+        self.does_not_spin(event_was_timeout, now);
+        if let Some((began, longest)) = self.shutdown.filter(|_| !self.ended) {
+            let left = longest.saturating_sub(now.since(began));
+            assert!(!left.is_zero(), "SHUTDOWN was overrun");
+            assert!(wake_in.is_some_and(|w| w <= left), "SHUTDOWN would be");
+            if core.held_units() == 0 && self.open_requests == 0 {
+                panic!("nothing was left, and it did not exit");
+            }
+        } else if !self.ended {
+            self.hold_is_bounded(core, wake_in, now);
+        }
+    }
+
+    fn books_balance(&self, core: &Core<Load>) {
+        let books = core.ledger();
+        let held = core.held_units();
+        let ended = books.delivered + books.spooled + books.dropped.total();
+        assert_eq!(books.accepted + books.recovered, ended + held, "{books:?}");
+        assert_eq!(books.accepted, self.accepted);
+        assert_eq!(books.recovered, self.recovered);
+        assert_eq!(books.delivered, self.delivered);
+        assert_eq!(books.dropped.total(), self.dropped);
+        assert!(!self.ended || held == 0, "something was held at the end");
+    }
+
+    fn does_not_spin(&mut self, event_was_timeout: bool, now: Now) {
+        let again = event_was_timeout
+            && self
+                .last_timeout
+                .is_some_and(|last| now.since(last) < Duration::from_millis(1));
+        self.idle_timeouts = if again { self.idle_timeouts + 1 } else { 0 };
+        self.last_timeout = Some(now);
+        assert!(self.idle_timeouts < 20, "it spins");
+    }
+
+    fn hold_is_bounded(&mut self, core: &Core<Load>, wake_in: Option<Duration>, now: Now) {
+        let Some(invocation) = &self.invocation else {
+            return;
+        };
+        let since_told = invocation.told.map(|told| now.since(told));
+        let quiet = self
+            .last_activity
+            .map_or(Duration::ZERO, |at| now.since(at));
+        if self.next_outstanding {
+            let released_now = std::mem::take(&mut self.released_now);
+            let clients_are_quiet = self.open_requests == 0
+                && quiet + self.settings.grace_limit >= self.settings.flush_budget;
+            let paid = released_now
+                && clients_are_quiet
+                && since_told.is_some_and(|held| held >= self.settings.flush_budget);
+            if paid && core.held_units() > 0 && self.trust != Trust::Well {
+                self.in_vain.get_or_insert(now);
+            }
+            return;
+        }
+        let deadline = invocation
+            .longest
+            .saturating_sub(now.since(invocation.began));
+        let budget = since_told.map(|held| self.settings.flush_budget.saturating_sub(held));
+        let left = budget.map_or(deadline, |budget| budget.min(deadline));
+        assert!(!left.is_zero(), "the sandbox was held too long");
+        let wakes = wake_in.is_some_and(|wake| wake <= left);
+        assert!(wakes, "it would sleep over its limit: {wake_in:?}");
+
+        let strategy = self.settings.strategy;
+        assert!(strategy != Strategy::Background, "background never holds");
+        let grace_over = since_told.is_some_and(|held| held >= self.settings.grace_limit)
+            && quiet >= self.settings.grace_limit
+            && self.open_requests == 0;
+        let vain = self
+            .in_vain
+            .is_some_and(|at| now.since(at) < NO_SECOND_PAYMENT);
+        assert!(!(vain && grace_over), "a known outage is paid for again");
+        assert!(
+            !(grace_over && core.held_units() == 0),
+            "held for nothing at all"
+        );
+        let blind_limit = self.settings.grace_limit + self.settings.flush_budget;
+        let blind = !self.telemetry_spoke
+            && !self.odd_clocks
+            && quiet > blind_limit + Duration::from_secs(2);
+        assert!(!blind, "held without a word from anyone");
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.next_outstanding
+    }
+
+    pub(crate) fn ended(&self) -> bool {
+        self.ended
+    }
+}
+
+fn units(load: &Load) -> u64 {
+    u64::from(load.units.end - load.units.start)
+}

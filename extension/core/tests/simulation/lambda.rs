@@ -1,0 +1,530 @@
+//! Lambda and the function: one run from the first process of a sandbox to its last.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use langfuse_extension_core::Event;
+use langfuse_extension_core::ledger::DropReason;
+use langfuse_extension_core::traces::{Parent, SpanFact};
+
+use crate::langfuse::{Langfuse, Mode};
+use crate::load::Load;
+use crate::nature::{Style, Telemetry};
+use crate::world::{What, World};
+
+/// Invocations within which a healthy Langfuse must have got everything.
+const CALM_INVOCATIONS: u64 = 300;
+
+/// Time within which, too: requests that hang from before the calm end by then.
+const CALM_TIME: Duration = Duration::from_mins(15);
+
+/// What SHUTDOWN leaves an extension after a runtime that took its share.
+const SHUTDOWN_MS: u64 = 1_400;
+
+/// What one run amounted to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) invocations: u64,
+    pub(crate) units: u64,
+    pub(crate) exports: u64,
+    pub(crate) processes: u64,
+}
+
+pub(crate) struct Lambda {
+    pub(crate) world: World,
+    invocation: u64,
+    /// The handler, or what it left running, is at work.
+    busy: bool,
+    invoke_pending: bool,
+    begin_scheduled: bool,
+    shutting_down: bool,
+    calm_since: Option<u64>,
+    calm_began: Duration,
+    over: bool,
+}
+
+impl Lambda {
+    pub(crate) fn new(seed: u64, traced: bool) -> Self {
+        let world = World::new(seed, traced);
+        Self {
+            world,
+            invocation: 0,
+            busy: false,
+            invoke_pending: false,
+            begin_scheduled: false,
+            shutting_down: false,
+            calm_since: None,
+            calm_began: Duration::ZERO,
+            over: false,
+        }
+    }
+
+    pub(crate) fn run(&mut self) -> Tally {
+        self.boot();
+        self.plan_fate();
+        while !self.over {
+            let what = self.world.next().expect("a world without a future");
+            self.happen(what);
+            self.settle();
+        }
+        Tally {
+            invocations: self.invocation,
+            units: self.world.units.len() as u64,
+            exports: self.world.exports,
+            processes: self.world.life,
+        }
+    }
+
+    fn boot(&mut self) {
+        self.world.start_process();
+        self.busy = false;
+        self.invoke_pending = false;
+        self.begin_scheduled = false;
+        self.shutting_down = false;
+        if self.world.nature.shutdown_first && self.world.life == 1 {
+            return self.reset();
+        }
+        let left = self.world.spool.take();
+        let registers_first = self.world.rng.one_in(2);
+        let invoke = !self.world.nature.managed;
+        if registers_first {
+            self.world.tell(Event::Registered { invoke });
+        }
+        for stored in left {
+            let sent = stored.sent;
+            if !self.world.checks.ended() {
+                self.world.tell(Event::Recovered {
+                    route: stored.route,
+                    payload: stored.load,
+                    sent,
+                });
+            }
+        }
+        if !registers_first {
+            self.world.tell(Event::Registered { invoke });
+        }
+        let keys = if self.world.rng.one_in(10) {
+            self.world.rng.ms(2_000, 100_000)
+        } else {
+            self.world.rng.ms(0, 400)
+        };
+        self.world.after_running(keys, What::Tell(Event::KeysReady));
+        if self.world.nature.telemetry == Telemetry::Told && !self.world.nature.managed {
+            let soon = self.world.rng.ms(0, 50);
+            self.world
+                .after_running(soon, What::Tell(Event::TelemetrySpeaks));
+        }
+        if self.world.nature.managed {
+            self.world.after(Duration::from_secs(1), What::Begin);
+        }
+    }
+
+    fn plan_fate(&mut self) {
+        if self.world.nature.outages {
+            self.world.after(Duration::ZERO, What::LangfuseChanges);
+        }
+        if self.world.nature.odd_clocks {
+            let soon = self.world.rng.ms(0, 60_000);
+            self.world.after(soon, What::WallJumps);
+        }
+    }
+
+    fn happen(&mut self, what: What) {
+        match what {
+            What::Begin if self.world.nature.managed => self.tick(),
+            What::Begin => self.begin(),
+            What::Freeze => self.freeze(),
+            What::FunctionTimeout(n) if n == self.invocation && !self.shutting_down => {
+                if self.busy || !self.world.checks.is_idle() {
+                    self.reset();
+                }
+            }
+            What::FunctionTimeout(_) => {}
+            What::HandlerEnds(n) if n == self.invocation => self.handler_ends(),
+            What::HandlerEnds(_) => {}
+            What::Sigkill => self.process_ends(),
+            What::Kill if self.calm_since.is_some() => {}
+            What::Kill => self.world.dies_after_actions = Some(self.world.rng.between(0, 3)),
+            What::Tell(Event::Invoke { .. }) if self.shutting_down => {}
+            What::Tell(event) => {
+                if matches!(event, Event::Invoke { .. }) {
+                    self.invoke_pending = false;
+                }
+                self.world.tell(event);
+            }
+            What::Post(route, load) => self.post(route, load),
+            What::Arrives(id) => self.world.arrives(id),
+            What::Answers(id, outcome) => self.world.answers(id, outcome),
+            What::ProbeArrives(number) => self.world.probe_arrives(number),
+            What::ProbeAnswers(number, outcome) => self.world.probe_answers(number, outcome),
+            What::LangfuseChanges => self.langfuse_changes(),
+            What::WallJumps => self.wall_jumps(),
+        }
+    }
+
+    /// The platform acts once everyone has had their say.
+    fn settle(&mut self) {
+        if self.world.checks.ended() {
+            return self.process_ends();
+        }
+        let done = !self.busy && !self.invoke_pending && self.world.checks.is_idle();
+        if done && !self.begin_scheduled && !self.world.nature.managed && !self.shutting_down {
+            self.begin_scheduled = true;
+            let (least, most) = self.world.nature.gaps_ms;
+            let gap = self.world.rng.ms(least, most);
+            let linger = self.world.rng.ms(0, 2);
+            self.world.after(linger, What::Freeze);
+            self.world.after(gap, What::Begin);
+        }
+    }
+
+    fn freeze(&mut self) {
+        if !self.busy && !self.invoke_pending && self.begin_scheduled {
+            self.world.note(|_| "frozen".into());
+            self.world.disturb();
+            self.world.frozen = true;
+        }
+    }
+
+    fn begin(&mut self) {
+        self.begin_scheduled = false;
+        self.world.frozen = false;
+        self.world.disturb();
+        if self.calm_since.is_none() && self.invocation >= self.world.nature.invocations {
+            self.calm_down();
+        }
+        if self.everything_arrived() {
+            return self.reset();
+        }
+        self.invocation += 1;
+        self.busy = true;
+        self.invoke_pending = true;
+        if self.world.rng.one_in(60) {
+            let seed = self.world.rng.next();
+            self.world.tell(Event::Restored { seed });
+        }
+        self.plan_invocation();
+    }
+
+    fn plan_invocation(&mut self) {
+        let calm = self.calm_since.is_some();
+        let rng = &mut self.world.rng;
+        let (least, most) = self.world.nature.handlers_ms;
+        let handler = rng.ms(least, most) + Duration::from_millis(if calm { 300 } else { 0 });
+        let never_ends = !calm && rng.one_in(60);
+        let timeout = if never_ends || rng.one_in(30) && !calm {
+            rng.ms(200, 4_000)
+        } else {
+            handler + rng.ms(3_000, 900_000)
+        };
+        let late_invoke = rng.one_in(6);
+        let hears_after = if late_invoke && !never_ends && !calm {
+            handler + rng.ms(0, 40)
+        } else {
+            rng.ms(0, 2)
+        };
+        let kills = self.world.nature.kills && !calm;
+        let kill_after = (kills && rng.one_in(8)).then(|| rng.ms(0, 30_000));
+        let reset_after = (kills && rng.one_in(12)).then(|| rng.ms(0, 30_000));
+
+        let deadline_epoch_ms = self.deadline(timeout);
+        let invoke = Event::Invoke {
+            request_id: self.request_id(),
+            deadline_epoch_ms,
+        };
+        let n = self.invocation;
+        self.world.after(timeout, What::FunctionTimeout(n));
+        self.world.after_running(hears_after, What::Tell(invoke));
+        if !never_ends {
+            self.world.after_running(handler, What::HandlerEnds(n));
+        }
+        if let Some(wait) = kill_after {
+            self.world.after(wait, What::Kill);
+        }
+        if let Some(wait) = reset_after {
+            self.world.after(wait, What::FunctionTimeout(n));
+        }
+        if self.posts_now() {
+            self.plan_posts(handler);
+        }
+    }
+
+    fn deadline(&mut self, timeout: Duration) -> u64 {
+        let wall = self.world.now().wall + timeout;
+        let honest = u64::try_from(wall.as_millis()).expect("a time");
+        let rng = &mut self.world.rng;
+        if self.world.nature.odd_deadlines && rng.one_in(4) && self.calm_since.is_none() {
+            rng.pick(&[
+                0,
+                1,
+                u64::MAX,
+                honest - 3_600_000,
+                5_000_000_000,
+                honest * 1_000,
+            ])
+        } else {
+            honest
+        }
+    }
+
+    fn posts_now(&self) -> bool {
+        self.calm_since
+            .is_none_or(|since| self.invocation < since + 3)
+    }
+
+    fn request_id(&self) -> String {
+        format!("r{}", self.invocation)
+    }
+
+    fn plan_posts(&mut self, handler: Duration) {
+        let rng = &mut self.world.rng;
+        let posts = rng.pick(&[0, 1, 1, 2, 3, 8]);
+        let burst = rng.one_in(60);
+        let posts = if burst { 90 } else { posts };
+        for _ in 0..posts {
+            let rng = &mut self.world.rng;
+            let ended = Duration::from_micros(rng.between(0, handler.as_micros() as u64 + 1));
+            let late = match self.world.nature.style {
+                Style::Flushed => Duration::ZERO,
+                Style::Batched => rng.ms(0, 100),
+                Style::Background => rng.ms(0, 900),
+                Style::Anything => rng.ms(0, 6_000),
+            };
+            let route = rng.between(0, self.world.nature.routes.len() as u64);
+            let route = usize::try_from(route).expect("an index");
+            let load = self.new_load(route);
+            let post = What::Post(route, load);
+            self.world.after_running(ended + late, post);
+        }
+        if self.world.rng.one_in(10) {
+            let soon = self.world.rng.ms(0, 500);
+            let answered = !matches!(
+                self.world.langfuse.mode,
+                Mode::Refusing | Mode::HangBefore | Mode::HangAfter
+            );
+            let event = Event::PassedThrough { answered };
+            self.world.after_running(soon, What::Tell(event));
+        }
+    }
+
+    fn new_load(&mut self, route: usize) -> Load {
+        let rng = &mut self.world.rng;
+        let count = if rng.one_in(30) {
+            rng.between(100, 700)
+        } else {
+            rng.between(1, 8)
+        };
+        let bytes = if self.world.nature.large_bodies && rng.one_in(4) {
+            rng.between(100_000, 40_000_000)
+        } else if rng.one_in(20) {
+            rng.between(1, 100_000)
+        } else {
+            rng.between(1, 2_000)
+        };
+        let bytes = usize::try_from(bytes).expect("a size");
+        let first = u32::try_from(self.world.units.len()).expect("a count");
+        let end = first + u32::try_from(count).expect("a count");
+        self.world.units.resize(end as usize, Default::default());
+        let rng = &mut self.world.rng;
+        let flawed = rng.one_in(30).then_some(first);
+        let refused = rng.one_in(2);
+        Load {
+            units: first..end,
+            bytes,
+            route,
+            refused: flawed.filter(|_| refused),
+            poison: flawed.filter(|_| !refused),
+        }
+    }
+
+    fn post(&mut self, route: usize, load: Load) {
+        let facts = self.facts();
+        let accepted = Event::Accepted {
+            route: Arc::clone(&self.world.nature.routes[route]),
+            payload: load,
+            facts,
+        };
+        let slow = self.world.rng.one_in(20);
+        let reading = self.world.rng.ms(0, if slow { 3_000 } else { 3 });
+        let answering = reading + self.world.rng.ms(0, 2);
+        self.world.tell(Event::RequestOpened);
+        self.world.after_running(reading, What::Tell(accepted));
+        let closed = What::Tell(Event::RequestClosed);
+        self.world.after_running(answering, closed);
+    }
+
+    fn facts(&mut self) -> Vec<SpanFact> {
+        let rng = &mut self.world.rng;
+        let trace_id = u128::from(self.invocation).to_be_bytes();
+        let root = [1; 8];
+        let span_id = if rng.one_in(2) {
+            root
+        } else {
+            rng.next().to_be_bytes()
+        };
+        let parent = match rng.between(0, 6) {
+            _ if span_id == root => Parent::None,
+            0 => Parent::Unknown(root),
+            1 => Parent::Remote,
+            2 => Parent::Local([2; 8]),
+            _ => Parent::Local(root),
+        };
+        vec![SpanFact {
+            trace_id,
+            span_id,
+            parent,
+        }]
+    }
+
+    fn handler_ends(&mut self) {
+        self.busy = false;
+        self.world.note(|_| "the runtime is done".into());
+        let telemetry = self.world.nature.telemetry;
+        let done = |request_id| What::Tell(Event::RuntimeDone { request_id });
+        let request_id = self.request_id();
+        let rng = &mut self.world.rng;
+        let soon = rng.ms(0, 30);
+        let times = match telemetry {
+            Telemetry::Told => 1,
+            Telemetry::Silent => 0,
+            Telemetry::Flaky => rng.pick(&[0, 1, 1, 2, 3]),
+        };
+        let late = telemetry == Telemetry::Flaky && rng.one_in(3);
+        let soon = if late { rng.ms(0, 4_000) } else { soon };
+        for time in 0..times {
+            let wrong = telemetry == Telemetry::Flaky && self.world.rng.one_in(5);
+            let id = if wrong {
+                "another".into()
+            } else {
+                request_id.clone()
+            };
+            self.world.after_running(soon * (time + 1), done(id));
+        }
+    }
+
+    /// The runtime is killed, and the extension is told to end.
+    fn reset(&mut self) {
+        self.world.note(|_| "the sandbox is reset".into());
+        self.busy = false;
+        self.world.runtime_is_killed();
+        self.shutting_down = true;
+        self.world.frozen = false;
+        self.world.disturb();
+        let left = Duration::from_millis(SHUTDOWN_MS);
+        let deadline = (self.world.now().wall + left).as_millis();
+        let deadline_epoch_ms = u64::try_from(deadline).expect("a time");
+        self.world.after(left, What::Sigkill);
+        self.world.tell(Event::Shutdown { deadline_epoch_ms });
+    }
+
+    fn process_ends(&mut self) {
+        if self.shutting_down && !self.world.checks.ended() {
+            assert!(
+                self.world.nature.odd_clocks || self.world.nature.kills,
+                "it was killed for not exiting"
+            );
+        }
+        self.world.dies_after_actions = None;
+        self.world.dies();
+        let last = self.calm_since.is_some();
+        if last {
+            self.nothing_is_left();
+            self.over = true;
+        } else {
+            self.boot();
+        }
+    }
+
+    /// From here on the world is kind.
+    fn calm_down(&mut self) {
+        self.world.note(|_| "the world is kind from here on".into());
+        self.calm_since = Some(self.invocation);
+        self.calm_began = self.world.time;
+        self.world.langfuse = Langfuse::healthy();
+        self.world.nature.kills = false;
+        self.world.tell(Event::KeysReady);
+    }
+
+    fn everything_arrived(&self) -> bool {
+        let Some(since) = self.calm_since else {
+            return false;
+        };
+        let held = self.world.core.held_units();
+        let waited = self.invocation - since;
+        let lasts = self.world.time - self.calm_began;
+        assert!(
+            waited < CALM_INVOCATIONS || lasts < CALM_TIME,
+            "{held} units were never delivered to a healthy Langfuse"
+        );
+        waited > 4 && held == 0 && !self.world.clients_are_busy()
+    }
+
+    fn nothing_is_left(&self) {
+        let books = self.world.core.ledger();
+        assert_eq!(books.spooled, 0, "left in the spool by a healthy Langfuse");
+        assert_eq!(books.dropped.of(DropReason::Exit), 0, "{books:?}");
+    }
+
+    /// Under Managed Instances nobody is frozen and nobody is told of invocations.
+    fn tick(&mut self) {
+        self.invocation += 1;
+        if self.calm_since.is_none() && self.invocation >= self.world.nature.invocations {
+            self.calm_down();
+        }
+        if self.everything_arrived() {
+            return self.reset();
+        }
+        if self.posts_now() {
+            self.plan_posts(Duration::from_millis(900));
+        }
+        let calm = self.calm_since.is_some();
+        if self.world.nature.kills && !calm && self.world.rng.one_in(8) {
+            return self.reset();
+        }
+        self.world.after(Duration::from_secs(3), What::Begin);
+    }
+
+    fn langfuse_changes(&mut self) {
+        if self.calm_since.is_some() {
+            return;
+        }
+        let langfuse = &mut self.world.langfuse;
+        langfuse.changes(&mut self.world.rng);
+        langfuse.poison_works = false;
+        self.world.note(|world| format!("{:?}", world.langfuse));
+        let (least, most) = self.world.nature.gaps_ms;
+        let longest = (least + most + self.world.nature.handlers_ms.1) * 6;
+        let lasts = self.world.rng.ms(10, longest);
+        self.world.after(lasts, What::LangfuseChanges);
+    }
+
+    fn wall_jumps(&mut self) {
+        if self.calm_since.is_some() {
+            return;
+        }
+        let rng = &mut self.world.rng;
+        let far = rng.pick(&[50, 2_000, 100_000, 20_000_000]);
+        let by = rng.ms(0, far);
+        let forward = rng.one_in(2);
+        let offset = &mut self.world.wall_offset;
+        *offset = if forward { *offset + by } else { *offset - by };
+        self.world.disturb();
+        self.world.note(|world| {
+            format!(
+                "the wall clock is set: {by:?}, forward: {forward}, {:?}",
+                world.now()
+            )
+        });
+        let next = self.world.rng.ms(100, 600_000);
+        self.world.after(next, What::WallJumps);
+    }
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.invocations += other.invocations;
+        self.units += other.units;
+        self.exports += other.exports;
+        self.processes += other.processes;
+    }
+}

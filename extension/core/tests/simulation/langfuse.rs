@@ -1,0 +1,136 @@
+//! Langfuse as the exporter meets it: what it stores, and what it answers when.
+
+use std::time::Duration;
+
+use langfuse_extension_core::delivery::Outcome;
+use langfuse_extension_core::route::Credential;
+
+use crate::load::Load;
+use crate::rng::Rng;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Mode {
+    Healthy,
+    Refusing,
+    HangBefore,
+    HangAfter,
+    Slow(Duration),
+    Throttling(Option<Duration>),
+    /// 500 and 503: surely not stored.
+    Failing(Option<Duration>),
+    /// 502 and 504: stored or not, nobody knows.
+    BadGateway {
+        stores: bool,
+    },
+    /// A probe is answered well; a request with data hangs.
+    OnlyDataHangs,
+}
+
+#[derive(Debug)]
+pub(crate) struct Langfuse {
+    pub(crate) mode: Mode,
+    pub(crate) size_limit_bytes: usize,
+    pub(crate) client_keys_valid: bool,
+    pub(crate) configured_keys_valid: bool,
+    pub(crate) poison_works: bool,
+}
+
+/// What becomes of a request that has arrived.
+pub(crate) struct Reception {
+    pub(crate) stored: bool,
+    /// `None`: no answer ever comes.
+    pub(crate) answer: Option<(Duration, Outcome)>,
+}
+
+impl Langfuse {
+    pub(crate) fn healthy() -> Self {
+        Self {
+            mode: Mode::Healthy,
+            size_limit_bytes: usize::MAX,
+            client_keys_valid: true,
+            configured_keys_valid: true,
+            poison_works: true,
+        }
+    }
+
+    pub(crate) fn changes(&mut self, rng: &mut Rng) {
+        let retry_after = rng.one_in(2).then(|| rng.ms(0, 90_000));
+        self.mode = match rng.between(0, 16) {
+            0 => Mode::Refusing,
+            1 => Mode::HangBefore,
+            2 => Mode::HangAfter,
+            3 => Mode::Slow(rng.ms(1_000, 12_000)),
+            4 => Mode::Throttling(retry_after),
+            5 => Mode::Failing(retry_after),
+            6 => Mode::BadGateway {
+                stores: rng.one_in(2),
+            },
+            7 => Mode::OnlyDataHangs,
+            _ => Mode::Healthy,
+        };
+        self.client_keys_valid = !rng.one_in(12);
+        self.configured_keys_valid = !rng.one_in(8);
+        self.size_limit_bytes = rng.pick(&[usize::MAX, usize::MAX, 1_000_000, 70_000, 3_000]);
+    }
+
+    pub(crate) fn receives(
+        &self,
+        credential: &Credential,
+        loads: &[&Load],
+        rng: &mut Rng,
+    ) -> Reception {
+        let is_probe = loads.is_empty();
+        let quick = rng.ms(5, 120);
+        let refuses = |outcome| Reception {
+            stored: false,
+            answer: Some((quick, outcome)),
+        };
+        match self.mode {
+            Mode::Refusing => return refuses(Outcome::NotDelivered { retry_after: None }),
+            Mode::HangBefore => return SILENCE,
+            Mode::OnlyDataHangs if !is_probe => return SILENCE,
+            Mode::Throttling(retry_after) => return refuses(Outcome::Throttled { retry_after }),
+            Mode::Failing(retry_after) => return refuses(Outcome::NotDelivered { retry_after }),
+            _ => {}
+        }
+        let keys_valid = match credential {
+            Credential::Configured => self.configured_keys_valid,
+            Credential::Client(_) => self.client_keys_valid,
+        };
+        if !keys_valid {
+            return refuses(Outcome::Unauthorized);
+        }
+        if loads.iter().map(|load| load.bytes).sum::<usize>() > self.size_limit_bytes {
+            return refuses(Outcome::TooLarge);
+        }
+        if loads.iter().any(|load| load.is_refused()) {
+            return refuses(Outcome::Refused);
+        }
+        if !self.poison_works && loads.iter().any(|load| load.is_poison()) {
+            return refuses(Outcome::NotDelivered { retry_after: None });
+        }
+        match self.mode {
+            Mode::HangAfter => Reception {
+                stored: true,
+                answer: None,
+            },
+            Mode::Slow(by) => Reception {
+                stored: true,
+                answer: Some((by, Outcome::Delivered)),
+            },
+            Mode::BadGateway { stores } => Reception {
+                stored: stores,
+                answer: Some((quick, Outcome::Ambiguous)),
+            },
+            _ => Reception {
+                stored: true,
+                answer: Some((quick, Outcome::Delivered)),
+            },
+        }
+    }
+}
+
+const SILENCE: Reception = Reception {
+    stored: false,
+    answer: None,
+};

@@ -1,0 +1,484 @@
+//! The world around the core: true time, the freezer, the queue of what is to come, and the performing of actions.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use langfuse_extension_core::buffer::Batch;
+use langfuse_extension_core::delivery::Outcome;
+use langfuse_extension_core::route::Route;
+use langfuse_extension_core::time::Now;
+use langfuse_extension_core::{Action, Core, Event, ExportId};
+
+use crate::checks::Checks;
+use crate::langfuse::Langfuse;
+use crate::load::Load;
+use crate::nature::Nature;
+use crate::rng::Rng;
+use crate::spool::Spool;
+
+/// Something that will happen.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// The platform hands the function its next invocation.
+    Begin,
+    /// Nothing runs any more, and the platform stops the guest.
+    Freeze,
+    FunctionTimeout(u64),
+    HandlerEnds(u64),
+    /// The platform's last word to a process that did not exit.
+    Sigkill,
+    /// The extension dies in the middle of what it is doing.
+    Kill,
+    Tell(Event<Load>),
+    /// A client posts, and closes a moment later.
+    Post(usize, Load),
+    Arrives(ExportId),
+    Answers(ExportId, Outcome),
+    ProbeArrives(u64),
+    ProbeAnswers(u64, Outcome),
+    LangfuseChanges,
+    WallJumps,
+}
+
+/// One unit's fate, as only the world knows it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Unit {
+    pub(crate) stored_times: u8,
+    /// An earlier send of it may have arrived, as far as the extension can know.
+    pub(crate) uncertain: bool,
+}
+
+#[derive(Debug)]
+struct Send {
+    batch: Batch<Load>,
+    began: Duration,
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) nature: Nature,
+    pub(crate) langfuse: Langfuse,
+    pub(crate) spool: Spool,
+    pub(crate) checks: Checks,
+    pub(crate) core: Core<Load>,
+    pub(crate) units: Vec<Unit>,
+    pub(crate) trace: Option<String>,
+    /// True time since the world began.
+    pub(crate) time: Duration,
+    /// The part of it in which the guest ran.
+    mono: Duration,
+    pub(crate) wall_offset: Duration,
+    started: Duration,
+    pub(crate) frozen: bool,
+    real: BTreeMap<(Duration, u64), (u64, What)>,
+    local: BTreeMap<(Duration, u64), (u64, What)>,
+    sequence: u64,
+    /// Counts processes; what was meant for an earlier one never happens.
+    pub(crate) life: u64,
+    wake_at: Option<Duration>,
+    undisturbed_until: Option<Duration>,
+    sends: BTreeMap<ExportId, Send>,
+    probe: Option<(u64, Arc<Route>)>,
+    probes: u64,
+    pub(crate) dies_after_actions: Option<u64>,
+    pub(crate) exports: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, traced: bool) -> Self {
+        let mut rng = Rng::new(seed);
+        let nature = Nature::new(&mut rng);
+        let wall_offset = Duration::from_secs(1_700_000_000);
+        let now = Now {
+            mono: Duration::ZERO,
+            wall: wall_offset,
+        };
+        let settings = nature.settings.clone();
+        let mut world = Self {
+            checks: Checks::new(settings.clone(), nature.managed, nature.odd_clocks),
+            core: Core::new(settings, now),
+            langfuse: Langfuse::healthy(),
+            spool: Spool::default(),
+            units: Vec::new(),
+            trace: traced.then(String::new),
+            time: Duration::ZERO,
+            mono: Duration::ZERO,
+            wall_offset,
+            started: Duration::ZERO,
+            frozen: false,
+            real: BTreeMap::new(),
+            local: BTreeMap::new(),
+            sequence: 0,
+            life: 0,
+            wake_at: None,
+            undisturbed_until: None,
+            sends: BTreeMap::new(),
+            probe: None,
+            probes: 0,
+            dies_after_actions: None,
+            exports: 0,
+            rng,
+            nature,
+        };
+        world.note(|world| format!("{:#?}", world.nature));
+        world
+    }
+
+    /// A new process begins in the same sandbox.
+    pub(crate) fn start_process(&mut self) {
+        self.life += 1;
+        self.started = self.mono;
+        let settings = self.nature.settings.clone();
+        self.checks = Checks::new(
+            settings.clone(),
+            self.nature.managed,
+            self.nature.odd_clocks,
+        );
+        self.core = Core::new(settings, self.now());
+        self.sends.clear();
+        self.probe = None;
+        self.wake_at = None;
+        self.undisturbed_until = None;
+        self.frozen = false;
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now {
+            mono: self.mono - self.started,
+            wall: self.wall_offset + self.time,
+        }
+    }
+
+    /// Happens at its time whether the guest is frozen or not, unless it needs the guest.
+    pub(crate) fn after(&mut self, wait: Duration, what: What) {
+        self.sequence += 1;
+        self.real
+            .insert((self.time + wait, self.sequence), (self.life, what));
+    }
+
+    /// Happens once the guest has run for this long.
+    pub(crate) fn after_running(&mut self, wait: Duration, what: What) {
+        self.sequence += 1;
+        self.local
+            .insert((self.mono + wait, self.sequence), (self.life, what));
+    }
+
+    /// Moves time to what comes next, and says what it is. `None`: nothing will ever happen again.
+    pub(crate) fn next(&mut self) -> Option<What> {
+        loop {
+            let real = self.real.keys().next().map(|(at, _)| *at);
+            let running = !self.frozen;
+            let local = self.local.keys().next().map(|(at, _)| *at);
+            let local = local.filter(|_| running).map(|at| self.when(at));
+            let wake = self.wake_at.filter(|_| running).map(|at| self.when(at));
+            let at = [real, local, wake].into_iter().flatten().min()?;
+            self.pass(at.saturating_sub(self.time));
+            if local == Some(at) {
+                let (_, (life, what)) = self.local.pop_first()?;
+                if life == self.life {
+                    return Some(what);
+                }
+            } else if real == Some(at) {
+                let (_, (life, what)) = self.real.pop_first()?;
+                if life != self.life && !matches!(what, What::LangfuseChanges | What::WallJumps) {
+                    continue;
+                }
+                if self.frozen && needs_the_guest(&what) {
+                    let jitter = self.rng.ms(0, 3);
+                    self.after_running(jitter, what);
+                    continue;
+                }
+                return Some(what);
+            } else {
+                self.wake_at = None;
+                return Some(What::Tell(Event::Timeout));
+            }
+        }
+    }
+
+    fn when(&self, mono: Duration) -> Duration {
+        self.time + mono.saturating_sub(self.mono)
+    }
+
+    fn pass(&mut self, by: Duration) {
+        self.time += by;
+        if !self.frozen {
+            self.mono += by;
+        }
+    }
+
+    /// Tells the core something, does what it asks, and checks every promise.
+    pub(crate) fn tell(&mut self, event: Event<Load>) {
+        let now = self.now();
+        self.note(|_| format!("{:?} {event:?}", now.mono));
+        let was_timeout = matches!(event, Event::Timeout);
+        self.checks.before(&event, now);
+        self.judge(&event);
+        let doubled_before = self.core.ledger().maybe_doubled;
+        let actions = self.core.handle(event, now);
+        if was_timeout
+            && self
+                .undisturbed_until
+                .is_some_and(|until| self.mono < until)
+        {
+            assert!(actions.is_empty(), "it slept although {actions:?} was due");
+        }
+        let mut doubled = 0;
+        for action in actions {
+            if self.dies_now() {
+                return self.after(Duration::ZERO, What::Sigkill);
+            }
+            self.note(|_| format!("{:?}     {action:?}", now.mono));
+            self.checks.action(&action, now);
+            doubled += self.perform(action);
+        }
+        assert_eq!(self.core.ledger().maybe_doubled - doubled_before, doubled);
+        self.checks.after(was_timeout, &self.core, now);
+        self.spool_is_true();
+        self.sleep(now);
+    }
+
+    fn dies_now(&mut self) -> bool {
+        if let Some(left) = &mut self.dies_after_actions {
+            if *left == 0 {
+                self.dies_after_actions = None;
+                return true;
+            }
+            *left -= 1;
+        }
+        false
+    }
+
+    fn sleep(&mut self, now: Now) {
+        let wake_in = self.core.wake_in(now).filter(|_| !self.checks.ended());
+        self.wake_at = wake_in.map(|wait| self.mono + wait);
+        self.undisturbed_until = Some(self.wake_at.unwrap_or(Duration::MAX));
+        if self.rng.one_in(8) {
+            // Woken for nothing, it must find nothing to do.
+            let early = self.rng.ms(0, 3_000);
+            if wake_in.is_none_or(|wait| early < wait) && !self.checks.ended() {
+                self.wake_at = Some(self.mono + early);
+            }
+        }
+    }
+
+    /// The clocks were moved by something that the core could not know of when it went to sleep.
+    pub(crate) fn disturb(&mut self) {
+        self.undisturbed_until = None;
+    }
+
+    /// After this answer, may an earlier send have arrived?
+    fn judge(&mut self, event: &Event<Load>) {
+        if let Event::Exported { id, outcome } = event {
+            let send = self.sends.remove(id).expect("one answer for each send");
+            for item in &send.batch.items {
+                for unit in item.payload.units.clone() {
+                    self.units[unit as usize].uncertain |= *outcome == Outcome::Ambiguous;
+                }
+            }
+        }
+        if let Event::Probed { .. } = event {
+            self.probe = None;
+        }
+    }
+
+    /// Returns how many units of spans are sent again although they may have arrived.
+    fn perform(&mut self, action: Action<Load>) -> u64 {
+        match action {
+            Action::Export { id, batch } => return self.export(id, batch),
+            Action::Probe { route } => {
+                self.probes += 1;
+                self.probe = Some((self.probes, route));
+                let latency = self.rng.ms(0, 3);
+                self.after(latency, What::ProbeArrives(self.probes));
+            }
+            Action::Abort { id } if !self.rng.one_in(8) => {
+                self.after_running(Duration::ZERO, What::Answers(id, Outcome::Ambiguous));
+            }
+            Action::AbortProbe if !self.rng.one_in(8) => {
+                let answer = What::ProbeAnswers(self.probes, Outcome::Ambiguous);
+                self.after_running(Duration::ZERO, answer);
+            }
+            Action::Store { route, item } => {
+                let room = self.spool.units() < self.nature.spool_limit_units;
+                if room {
+                    self.spool.store(route, &item);
+                } else {
+                    let told = What::Tell(Event::NotStored { id: item.id });
+                    self.checks.not_stored = true;
+                    self.after_running(Duration::ZERO, told);
+                }
+            }
+            Action::MarkSent { ids } => self.spool.mark(&ids, true),
+            Action::MarkUnsent { ids } => self.spool.mark(&ids, false),
+            Action::Forget { ids } => self.spool.forget(&ids),
+            Action::RereadKeys => {
+                if self.rng.one_in(2) {
+                    self.langfuse.configured_keys_valid = true;
+                }
+                let wait = self.rng.ms(5, 500);
+                self.after_running(wait, What::Tell(Event::KeysReady));
+            }
+            _ => {}
+        }
+        0
+    }
+
+    fn export(&mut self, id: ExportId, batch: Batch<Load>) -> u64 {
+        self.exports += 1;
+        let mut again = 0;
+        for item in &batch.items {
+            let came_by = &self.nature.routes[item.payload.route];
+            assert_eq!(*came_by, batch.route, "routes were mixed");
+            if let Some(stored) = self.spool.get(item.id) {
+                assert!(stored.sent, "a byte left before the spool knew");
+            }
+            let units = item.payload.units.clone();
+            again += units
+                .filter(|unit| self.units[*unit as usize].uncertain)
+                .count();
+        }
+        if batch.route.door.resend_is_safe() {
+            again = 0;
+        }
+        assert!(
+            again == 0 || self.nature.settings.resend_ambiguous,
+            "sent again against the setting"
+        );
+        let latency = self.rng.ms(0, 3);
+        self.after(latency, What::Arrives(id));
+        let began = self.time;
+        self.sends.insert(id, Send { batch, began });
+        again as u64
+    }
+
+    /// A request with data is with Langfuse.
+    pub(crate) fn arrives(&mut self, id: ExportId) {
+        let Some(send) = self.sends.get(&id) else {
+            return;
+        };
+        if self.frozen && self.rng.one_in(3) {
+            // Its last bytes were still in the guest.
+            return self.after_running(Duration::ZERO, What::Arrives(id));
+        }
+        let route = &send.batch.route;
+        let loads: Vec<_> = send.batch.items.iter().map(|item| &item.payload).collect();
+        let reception = self
+            .langfuse
+            .receives(&route.credential, &loads, &mut self.rng);
+        if reception.stored {
+            for unit in loads.iter().flat_map(|load| load.units.clone()) {
+                let unit = &mut self.units[unit as usize];
+                unit.stored_times += 1;
+                let known = unit.uncertain || route.door.resend_is_safe();
+                assert!(unit.stored_times == 1 || known, "a span was doubled");
+            }
+        }
+        let (wait, outcome) = reception.answer.unwrap_or_else(|| {
+            let dies = self.rng.ms(30_000, 300_000);
+            (dies, Outcome::Ambiguous)
+        });
+        self.after(wait, What::Answers(id, outcome));
+    }
+
+    /// The exporter knows how it went, unless it has said so already.
+    pub(crate) fn answers(&mut self, id: ExportId, mut outcome: Outcome) {
+        let Some(send) = self.sends.get(&id) else {
+            return;
+        };
+        let age = self.time - send.began;
+        if age > Duration::from_mins(1) && self.rng.one_in(2) {
+            outcome = Outcome::Ambiguous;
+        }
+        self.tell(Event::Exported { id, outcome });
+    }
+
+    pub(crate) fn probe_arrives(&mut self, number: u64) {
+        if let Some((_, route)) = self.probe.as_ref().filter(|(n, _)| *n == number) {
+            let reception = self
+                .langfuse
+                .receives(&route.credential, &[], &mut self.rng);
+            let silence = (Duration::from_mins(2), Outcome::Ambiguous);
+            let (wait, outcome) = reception.answer.unwrap_or(silence);
+            self.after(wait, What::ProbeAnswers(number, outcome));
+        }
+    }
+
+    pub(crate) fn probe_answers(&mut self, number: u64, outcome: Outcome) {
+        if self.probe.as_ref().is_some_and(|(n, _)| *n == number) {
+            self.tell(Event::Probed { outcome });
+        }
+    }
+
+    /// Whether a request of the app is under way or to come.
+    pub(crate) fn clients_are_busy(&self) -> bool {
+        let mut coming = self.local.values().map(|(_, what)| what);
+        coming.any(|what| matches!(what, What::Post(..)) || ends_a_request(what))
+    }
+
+    /// Requests that had begun come to their end, and no other begins.
+    pub(crate) fn runtime_is_killed(&mut self) {
+        self.local
+            .retain(|_, (_, what)| !matches!(what, What::Post(..)));
+    }
+
+    /// What would be left after a kill at this moment is neither more nor less than what is held.
+    fn spool_is_true(&self) {
+        if !self.nature.settings.spool {
+            assert_eq!(self.spool.units(), 0);
+        } else if self.checks.ended() {
+            assert_eq!(self.spool.units(), self.core.ledger().spooled);
+        } else if !self.checks.not_stored {
+            assert_eq!(self.spool.units(), self.core.held_units());
+        }
+    }
+
+    /// The process is gone. What may have left it is uncertain from now on, and the spool must know.
+    pub(crate) fn dies(&mut self) {
+        for stored in self.spool.entries() {
+            let sending = stored.load.units.clone().map(|unit| unit as usize);
+            for unit in sending {
+                assert!(stored.sent || !self.units[unit].uncertain, "a mark is lost");
+                self.units[unit].uncertain |= stored.sent;
+            }
+        }
+        for send in std::mem::take(&mut self.sends).into_values() {
+            for item in send.batch.items {
+                if let Some(stored) = self.spool.get(item.id) {
+                    assert!(stored.sent, "a send is not marked");
+                }
+            }
+        }
+        self.note(|_| "the process is gone".into());
+    }
+
+    pub(crate) fn note(&mut self, line: impl FnOnce(&Self) -> String) {
+        if self.trace.is_some() {
+            let line = line(self);
+            if let Some(trace) = &mut self.trace {
+                let _ = writeln!(trace, "{line}");
+            }
+        }
+    }
+}
+
+fn ends_a_request(what: &What) -> bool {
+    matches!(
+        what,
+        What::Tell(Event::Accepted { .. } | Event::RequestClosed)
+    )
+}
+
+fn needs_the_guest(what: &What) -> bool {
+    matches!(
+        what,
+        What::Tell(_)
+            | What::Answers(..)
+            | What::ProbeAnswers(..)
+            | What::Post(..)
+            | What::HandlerEnds(_)
+    )
+}
