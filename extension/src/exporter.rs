@@ -153,12 +153,13 @@ impl<F: Fn(Outcome) -> Event> Drop for Reply<F> {
     }
 }
 
-async fn send(
+/// Sends one request and waits for its answer until `aborted`.
+pub(crate) async fn send(
     upstream: &Upstream,
     route: &Route,
     body: Bytes,
     content_encoding: Option<&'static str>,
-    aborted: oneshot::Receiver<()>,
+    aborted: impl Future,
 ) -> Outcome {
     let (Some(client), Some(url)) = (upstream.client(), upstream.url(path_of(route.door))) else {
         return Outcome::NotDelivered { retry_after: None };
@@ -325,7 +326,8 @@ fn beginning(body: &[u8]) -> String {
     String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned()
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error with all its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -25,11 +25,38 @@ fn main() -> ExitCode {
             println!("langfuse-extension {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
+        ["check"] => run(check()),
+        ["replay", ref files @ ..] if !files.is_empty() => run(replay(files)),
         _ => {
-            eprintln!(
-                "usage: langfuse-extension [--version]\nWithout arguments it is started by AWS Lambda."
-            );
+            eprintln!("{USAGE}");
             ExitCode::from(2)
+        }
+    }
+}
+
+const USAGE: &str = "usage: langfuse-extension [check | replay FILE… | --version]
+Without arguments it is started by AWS Lambda, from /opt/extensions.
+  check          say whether data would arrive with these settings, and what to change if not
+  replay FILE…   send what spool files still hold
+The settings are environment variables; see the README.";
+
+async fn check() -> ExitCode {
+    start_logging(tracing::Level::ERROR);
+    let (findings, good) = langfuse_extension::check::check(&ProcessEnvironment).await;
+    print!("{findings}");
+    ExitCode::from(u8::from(!good))
+}
+
+async fn replay(files: &[&str]) -> ExitCode {
+    start_logging(tracing::Level::WARN);
+    match langfuse_extension::replay::replay(&ProcessEnvironment, files).await {
+        Ok(replayed) => {
+            println!("delivered {}, left {}", replayed.delivered, replayed.left);
+            ExitCode::from(u8::from(replayed.left > 0))
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
         }
     }
 }
