@@ -259,10 +259,10 @@ impl Agent {
             let _ = self.next.send(());
             return false;
         };
-        // All of them, whichever is the last.
-        let ended = actions
-            .into_iter()
-            .fold(false, |ended, action| self.perform(action) || ended);
+        let mut ended = false;
+        for action in actions {
+            ended |= self.perform(action);
+        }
         while let Some(id) = self.not_stored.pop() {
             self.step(Event::NotStored { id });
         }

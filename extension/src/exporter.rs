@@ -299,7 +299,7 @@ fn log_answer(route: &Route, status: StatusCode, outcome: Outcome, body: &[u8]) 
             "Langfuse will not take this; is LANGFUSE_EXTENSION_BASE_URL right?"
         ),
         _ => {
-            tracing::debug!(status, door = ?route.door, answer = %beginning(body), "Langfuse did not take this now")
+            tracing::debug!(status, door = ?route.door, answer = %beginning(body), "Langfuse did not take this now");
         }
     }
 }

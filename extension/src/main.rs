@@ -126,7 +126,7 @@ async fn serve(mut config: Config, mut platform: Platform) -> ExitCode {
     let events_of_lambda = tokio::spawn(follow(platform, next_asked, inputs));
     let agent = Agent::new(config.core, events, ask_next, exporter, disk, reread_keys);
     tokio::select! {
-        _ = agent.run() => ExitCode::SUCCESS,
+        () = agent.run() => ExitCode::SUCCESS,
         _ = events_of_lambda => ExitCode::FAILURE,
     }
 }
@@ -171,11 +171,11 @@ async fn subscribe(platform: &mut Platform, inputs: &Inputs) {
                 tokio::spawn(telemetry.serve(inputs.clone()));
             }
             Err(error) => {
-                tracing::info!(%error, "no telemetry here; the end of an invocation is guessed")
+                tracing::info!(%error, "no telemetry here; the end of an invocation is guessed");
             }
         },
         Err(error) => {
-            tracing::warn!(%error, "cannot listen for telemetry; the end of an invocation is guessed")
+            tracing::warn!(%error, "cannot listen for telemetry; the end of an invocation is guessed");
         }
     }
 }
