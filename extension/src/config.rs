@@ -266,7 +266,7 @@ impl<E: Environment> Reader<'_, E> {
         source
             .map_err(|error| {
                 self.problems
-                    .push(format!("LANGFUSE_EXTENSION_{name} {error}"))
+                    .push(format!("LANGFUSE_EXTENSION_{name} {error}"));
             })
             .ok()
     }
