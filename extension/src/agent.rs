@@ -187,13 +187,7 @@ impl Agent {
 
     fn take(&mut self, input: Input) -> bool {
         match input {
-            Input::Event(event) => {
-                if matches!(event, Event::Restored { .. }) {
-                    // A snapshot may be restored long after the keys in it were changed.
-                    let _ = self.reread_keys.send(());
-                }
-                self.step(event)
-            }
+            Input::Event(event) => self.step(event),
             Input::Accept {
                 route,
                 payload,
