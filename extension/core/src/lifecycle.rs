@@ -329,14 +329,17 @@ impl<P: Payload> Core<P> {
     /// How long answers are waited for. At SHUTDOWN an answer that an earlier phase waited for in vain is given up, so
     /// that its data may have a last chance.
     fn patience(&self) -> Patience {
-        let (request, probe) = match self.phase {
-            Phase::ShuttingDown { .. } => (self.settings.flush_budget, THAW_GRACE),
-            _ => (self.settings.request_timeout, PROBE_TIMEOUT),
+        let cut_short = matches!(self.phase, Phase::ShuttingDown { .. });
+        let (request, probe) = if cut_short {
+            (self.settings.flush_budget, THAW_GRACE)
+        } else {
+            (self.settings.request_timeout, PROBE_TIMEOUT)
         };
         Patience {
             request,
             probe,
             thawed_at: self.thawed_at,
+            cut_short,
         }
     }
 

@@ -151,7 +151,7 @@ impl Checks {
             Event::Probed { outcome } => self.probed(*outcome, now),
             Event::PassedThrough { answered: true } => {
                 self.failed_probes = 0;
-                if self.trust == Trust::Bad {
+                if self.trust != Trust::Well {
                     self.trust = Trust::Trial;
                 }
             }
@@ -341,8 +341,7 @@ impl Checks {
             .map_or(Duration::ZERO, |at| now.since(at));
         if self.next_outstanding {
             let released_now = std::mem::take(&mut self.released_now);
-            let clients_are_quiet = self.open_requests == 0
-                && quiet + self.settings.grace_limit >= self.settings.flush_budget;
+            let clients_are_quiet = self.open_requests == 0 && quiet >= self.settings.flush_budget;
             let paid = released_now
                 && clients_are_quiet
                 && since_told.is_some_and(|held| held >= self.settings.flush_budget);
