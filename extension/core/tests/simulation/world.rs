@@ -215,6 +215,15 @@ impl World {
         let now = self.now();
         self.note(|_| format!("{:?} {event:?}", now.mono));
         let was_timeout = matches!(event, Event::Timeout);
+        // Between storing the parts of an item and forgetting the whole, a kill leaves both: a doubling that nobody can
+        // count, and the price of losing nothing there.
+        let splits = matches!(
+            event,
+            Event::Exported {
+                outcome: Outcome::TooLarge,
+                ..
+            }
+        );
         self.checks.before(&event, now);
         self.judge(&event);
         let doubled_before = self.core.ledger().maybe_doubled;
@@ -228,7 +237,7 @@ impl World {
         }
         let mut doubled = 0;
         for action in actions {
-            if self.dies_now() {
+            if !splits && self.dies_now() {
                 return self.after(Duration::ZERO, What::Sigkill);
             }
             self.note(|_| format!("{:?}     {action:?}", now.mono));
