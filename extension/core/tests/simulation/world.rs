@@ -85,6 +85,7 @@ pub(crate) struct World {
     probes: u64,
     pub(crate) dies_after_actions: Option<u64>,
     pub(crate) exports: u64,
+    dead: bool,
 }
 
 impl World {
@@ -120,6 +121,7 @@ impl World {
             probes: 0,
             dies_after_actions: None,
             exports: 0,
+            dead: false,
             rng,
             nature,
         };
@@ -168,6 +170,9 @@ impl World {
 
     /// Moves time to what comes next, and says what it is. `None`: nothing will ever happen again.
     pub(crate) fn next(&mut self) -> Option<What> {
+        if std::mem::take(&mut self.dead) {
+            return Some(What::Sigkill);
+        }
         loop {
             let real = self.real.keys().next().map(|(at, _)| *at);
             let running = !self.frozen;
@@ -238,7 +243,8 @@ impl World {
         let mut doubled = 0;
         for action in actions {
             if !splits && self.dies_now() {
-                return self.after(Duration::ZERO, What::Sigkill);
+                self.dead = true;
+                return;
             }
             self.note(|_| format!("{:?}     {action:?}", now.mono));
             self.checks.action(&action, now);
