@@ -1,0 +1,8 @@
+# The project's tests. CI reads the runner's closing summary, so the runner comes last.
+
+# nextest runs every test in a process of its own, several at once; without it cargo's own runner does.
+TEST_RUNNER := $(if $(shell command -v cargo-nextest 2>/dev/null),cargo nextest run --no-fail-fast,cargo test --no-fail-fast)
+
+.PHONY: test
+test: build ## Run all tests, those on the release binary included
+	$(TEST_RUNNER) --workspace --locked
