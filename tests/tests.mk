@@ -6,3 +6,7 @@ TEST_RUNNER := $(if $(shell command -v cargo-nextest 2>/dev/null),cargo nextest 
 .PHONY: test
 test: build ## Run all tests, those on the release binary included
 	$(TEST_RUNNER) --workspace --locked
+
+.PHONY: faults
+faults: build ## Run the fault matrix on the release binary and write docs/faults.md
+	cargo run --locked -p e2e --bin faults -- docs/faults.md

@@ -9,9 +9,12 @@
 )]
 
 mod books;
+pub mod matrix;
 
 pub use books::{Answer, Books, Ran};
-pub use lambda_emulator::fake_langfuse::{Config as LangfuseConfig, FakeLangfuse, Fault, Project};
+pub use lambda_emulator::fake_langfuse::{
+    Config as LangfuseConfig, FakeLangfuse, Fault, FaultRule, Project,
+};
 pub use lambda_emulator::{
     Builder, Entry, Event, Exit, Fault as LambdaFault, Freeze, Invocation, InvocationHandle,
     InvokeDelivery, Lambda, LogLine, Mode, Reset, ShutdownReport, Signal, Telemetry,
