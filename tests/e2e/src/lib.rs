@@ -3,8 +3,8 @@
 
 #![expect(
     clippy::expect_used,
+    clippy::missing_panics_doc,
     clippy::panic,
-    clippy::unwrap_used,
     reason = "set-up of tests fails loudly"
 )]
 
@@ -45,6 +45,9 @@ pub const FLUSH_BUDGET: Duration = Duration::from_secs(2);
 
 /// How far a bound may be overrun where processes wait for a processor.
 pub const SLACK: Duration = Duration::from_millis(700);
+
+/// What is shown of one log line.
+const LINE_CHARS: usize = 600;
 
 /// The interpreter itself, as opposed to a version manager's wrapper around it.
 static PYTHON: LazyLock<String> = LazyLock::new(|| {
@@ -304,12 +307,18 @@ impl World {
 
     /// The last shutdown report.
     pub fn report(&self) -> Books {
+        self.last_report()
+            .unwrap_or_else(|| panic!("no report\n{}", self.story()))
+    }
+
+    /// The same, if there is one: a process that was killed leaves none.
+    pub fn last_report(&self) -> Option<Books> {
         let lines = self.lines();
         let line = lines
             .iter()
             .rev()
             .find(|line| line.contains("langfuse-extension report"));
-        Books::read(line.unwrap_or_else(|| panic!("no report\n{}", self.story())))
+        line.map(|line| Books::read(line))
     }
 
     /// How often a process of this name has ended, each with how.
@@ -339,23 +348,14 @@ impl World {
 
     /// Everything that is known, for the message of a failed assertion.
     pub fn story(&self) -> String {
-        let mut story = String::new();
-        for entry in self.lambda.timeline() {
-            story.push_str(&format!(
-                "{:9.3} {:?}\n",
-                entry.at.as_secs_f64(),
-                entry.event
-            ));
-        }
-        for line in self.lambda.logs() {
-            let text: String = line.text.chars().take(600).collect();
-            story.push_str(&format!(
-                "{:9.3} {}: {text}\n",
-                line.at.as_secs_f64(),
-                line.source
-            ));
-        }
-        for request in self.langfuse.requests() {
+        let timeline = self.lambda.timeline().into_iter();
+        let timeline =
+            timeline.map(|entry| format!("{:9.3} {:?}", entry.at.as_secs_f64(), entry.event));
+        let logs = self.lambda.logs().into_iter().map(|line| {
+            let text: String = line.text.chars().take(LINE_CHARS).collect();
+            format!("{:9.3} {}: {text}", line.at.as_secs_f64(), line.source)
+        });
+        let requests = self.langfuse.requests().into_iter().map(|request| {
             let seen = (
                 &request.target,
                 request.status,
@@ -363,8 +363,12 @@ impl World {
                 request.span_count,
                 request.connection,
             );
-            story.push_str(&format!("langfuse: {seen:?}\n"));
-        }
-        story
+            format!("langfuse: {seen:?}")
+        });
+        timeline
+            .chain(logs)
+            .chain(requests)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }

@@ -86,7 +86,7 @@ pub(super) async fn measure(condition: Condition, situation: Situation) -> Cell 
         run.world.langfuse.clear_faults();
     }
     run.shut_down().await;
-    run.measured.left_on_disk = run.world.report().spooled;
+    run.measured.left_on_disk = run.world.last_report().map_or(0, |report| report.spooled);
     let recovered = run.recover(condition).await;
     let measured = run.count(recovered.as_ref());
     let broken = broken(condition, situation, &measured);
