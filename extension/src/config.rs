@@ -4,6 +4,7 @@
 //! because an extension that exits over a typing error takes the customer's function with it.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -14,6 +15,7 @@ use langfuse_extension_core::strategy::Strategy;
 use reqwest::Url;
 
 use crate::credentials::{AwsEnvironment, Source};
+use crate::upstream::PLACEHOLDER_PUBLIC_KEY;
 
 /// Where settings come from.
 pub trait Environment {
@@ -31,7 +33,7 @@ impl Environment for ProcessEnvironment {
     }
 }
 
-impl Environment for HashMap<&str, &str> {
+impl<S: BuildHasher> Environment for HashMap<&str, &str, S> {
     fn get(&self, name: &str) -> Option<String> {
         HashMap::get(self, name)
             .map(|value| (*value).to_owned())
@@ -228,23 +230,45 @@ impl<E: Environment> Reader<'_, E> {
             .unwrap_or_default()
     }
 
+    /// The app's own keys serve for requests that bring none, unless they are placeholders for the extension's.
     fn keys(&mut self) -> Option<KeySources> {
-        let mut source = |name: &str| {
-            let text = self
-                .get(name)
-                .or_else(|| self.environment.get(&format!("LANGFUSE_{name}")))?;
-            Source::parse(&text)
-                .inspect_err(|error| {
-                    self.problems
-                        .push(format!("LANGFUSE_EXTENSION_{name} is not used: {error}"))
-                })
-                .ok()
+        let app_has_own =
+            self.environment.get("LANGFUSE_PUBLIC_KEY").as_deref() != Some(PLACEHOLDER_PUBLIC_KEY);
+        let setting = |name: &str| {
+            let of_app = || {
+                self.environment
+                    .get(&format!("LANGFUSE_{name}"))
+                    .filter(|_| app_has_own)
+            };
+            self.get(name).or_else(of_app)
         };
-        let (public, secret) = (source("PUBLIC_KEY"), source("SECRET_KEY"));
-        Some(KeySources {
-            public: public?,
-            secret: secret?,
-        })
+        match (setting("PUBLIC_KEY"), setting("SECRET_KEY")) {
+            (Some(public), Some(secret)) => {
+                let public = self.source("PUBLIC_KEY", &public);
+                let secret = self.source("SECRET_KEY", &secret);
+                Some(KeySources {
+                    public: public?,
+                    secret: secret?,
+                })
+            }
+            (None, None) => None,
+            _ => {
+                let problem = "one of LANGFUSE_EXTENSION_PUBLIC_KEY and LANGFUSE_EXTENSION_SECRET_KEY is missing, so \
+                               the extension has no keys: set both";
+                self.problems.push(problem.into());
+                None
+            }
+        }
+    }
+
+    fn source(&mut self, name: &str, text: &str) -> Option<Source> {
+        let source = Source::parse(text);
+        source
+            .map_err(|error| {
+                self.problems
+                    .push(format!("LANGFUSE_EXTENSION_{name} {error}"));
+            })
+            .ok()
     }
 
     fn core(&mut self, spool: bool) -> Settings {
@@ -412,6 +436,26 @@ mod tests {
     fn a_small_function_gets_a_small_buffer() {
         let config = read(&[("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")]);
         assert_eq!(config.core.buffer_bytes, 8 << 20);
+    }
+
+    #[test]
+    fn the_apps_keys_serve_unless_they_are_placeholders() {
+        let keys = |public| {
+            read(&[
+                ("LANGFUSE_PUBLIC_KEY", public),
+                ("LANGFUSE_SECRET_KEY", "sk-lf-1"),
+            ])
+            .keys
+        };
+        assert!(keys("pk-lf-1").is_some());
+        assert!(keys(PLACEHOLDER_PUBLIC_KEY).is_none());
+    }
+
+    #[test]
+    fn half_a_pair_of_keys_is_named_as_a_problem() {
+        let config = read(&[("LANGFUSE_EXTENSION_SECRET_KEY", "sk-lf-1")]);
+        assert!(config.keys.is_none());
+        assert_eq!(config.problems.len(), 1, "{:?}", config.problems);
     }
 
     #[test]

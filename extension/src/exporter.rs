@@ -153,12 +153,13 @@ impl<F: Fn(Outcome) -> Event> Drop for Reply<F> {
     }
 }
 
-async fn send(
+/// Sends one request and waits for its answer until `aborted`.
+pub(crate) async fn send(
     upstream: &Upstream,
     route: &Route,
     body: Bytes,
     content_encoding: Option<&'static str>,
-    aborted: oneshot::Receiver<()>,
+    aborted: impl Future,
 ) -> Outcome {
     let (Some(client), Some(url)) = (upstream.client(), upstream.url(path_of(route.door))) else {
         return Outcome::NotDelivered { retry_after: None };
@@ -298,7 +299,7 @@ fn log_answer(route: &Route, status: StatusCode, outcome: Outcome, body: &[u8]) 
             "Langfuse will not take this; is LANGFUSE_EXTENSION_BASE_URL right?"
         ),
         _ => {
-            tracing::debug!(status, door = ?route.door, answer = %beginning(body), "Langfuse did not take this now")
+            tracing::debug!(status, door = ?route.door, answer = %beginning(body), "Langfuse did not take this now");
         }
     }
 }
@@ -325,7 +326,8 @@ fn beginning(body: &[u8]) -> String {
     String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned()
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error with all its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -58,7 +58,7 @@ impl Keyring {
     }
 
     async fn get(&self, inputs: &Inputs) {
-        let (Some(sources), Some(client)) = (&self.sources, self.upstream.client()) else {
+        let (Some(sources), Some(client)) = (&self.sources, aws_client(&self.upstream)) else {
             return;
         };
         let mut pause = FIRST_PAUSE;
@@ -74,6 +74,9 @@ impl Keyring {
             {
                 Ok(keys) => {
                     let authorization = keys.basic_authorization();
+                    for kind in &keys.trimmed {
+                        tracing::warn!(key = ?kind, "white space around this key was taken off; is it stored as meant?");
+                    }
                     // The same keys again would be refused again; the core asks anew after its wait.
                     if self
                         .upstream
@@ -84,11 +87,27 @@ impl Keyring {
                     return;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "cannot get the keys; their data is held, and this tried again")
+                    tracing::error!(%error, "cannot get the keys; their data is held, and this tried again");
                 }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
+}
+
+/// The client that asks AWS for keys. Container credentials come over plain HTTP from the sandbox itself, so only HTTPS
+/// goes through a proxy.
+pub fn aws_client(upstream: &Upstream) -> Option<reqwest::Client> {
+    let proxy = ["HTTPS_PROXY", "https_proxy"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok());
+    let proxy = proxy.and_then(|url| reqwest::Proxy::https(url).ok());
+    upstream.client_with(|builder| {
+        let builder = credentials::client_settings(builder.no_proxy());
+        match proxy {
+            Some(proxy) => builder.proxy(proxy.no_proxy(reqwest::NoProxy::from_env())),
+            None => builder,
+        }
+    })
 }

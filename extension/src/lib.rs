@@ -2,6 +2,7 @@
 //! decided in the crate `langfuse-extension-core`; [`agent`] is the loop between the two.
 
 pub mod agent;
+pub mod check;
 pub mod config;
 pub mod credentials;
 pub mod disk;
@@ -10,6 +11,7 @@ pub mod keys;
 pub mod payload;
 pub mod platform;
 pub mod receiver;
+pub mod replay;
 pub mod report;
 pub mod spool;
 pub mod telemetry;

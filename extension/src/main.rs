@@ -25,11 +25,38 @@ fn main() -> ExitCode {
             println!("langfuse-extension {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
+        ["check"] => run(check()),
+        ["replay", ref files @ ..] if !files.is_empty() => run(replay(files)),
         _ => {
-            eprintln!(
-                "usage: langfuse-extension [--version]\nWithout arguments it is started by AWS Lambda."
-            );
+            eprintln!("{USAGE}");
             ExitCode::from(2)
+        }
+    }
+}
+
+const USAGE: &str = "usage: langfuse-extension [check | replay FILE… | --version]
+Without arguments it is started by AWS Lambda, from /opt/extensions.
+  check          say whether data would arrive with these settings, and what to change if not
+  replay FILE…   send what spool files still hold
+The settings are environment variables; see the README.";
+
+async fn check() -> ExitCode {
+    start_logging(tracing::Level::ERROR);
+    let (findings, good) = langfuse_extension::check::check(&ProcessEnvironment).await;
+    print!("{findings}");
+    ExitCode::from(u8::from(!good))
+}
+
+async fn replay(files: &[&str]) -> ExitCode {
+    start_logging(tracing::Level::WARN);
+    match langfuse_extension::replay::replay(&ProcessEnvironment, files).await {
+        Ok(replayed) => {
+            println!("delivered {}, left {}", replayed.delivered, replayed.left);
+            ExitCode::from(u8::from(replayed.left > 0))
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
         }
     }
 }
@@ -99,7 +126,7 @@ async fn serve(mut config: Config, mut platform: Platform) -> ExitCode {
     let events_of_lambda = tokio::spawn(follow(platform, next_asked, inputs));
     let agent = Agent::new(config.core, events, ask_next, exporter, disk, reread_keys);
     tokio::select! {
-        _ = agent.run() => ExitCode::SUCCESS,
+        () = agent.run() => ExitCode::SUCCESS,
         _ = events_of_lambda => ExitCode::FAILURE,
     }
 }
@@ -144,11 +171,11 @@ async fn subscribe(platform: &mut Platform, inputs: &Inputs) {
                 tokio::spawn(telemetry.serve(inputs.clone()));
             }
             Err(error) => {
-                tracing::info!(%error, "no telemetry here; the end of an invocation is guessed")
+                tracing::info!(%error, "no telemetry here; the end of an invocation is guessed");
             }
         },
         Err(error) => {
-            tracing::warn!(%error, "cannot listen for telemetry; the end of an invocation is guessed")
+            tracing::warn!(%error, "cannot listen for telemetry; the end of an invocation is guessed");
         }
     }
 }

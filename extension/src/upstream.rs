@@ -129,6 +129,14 @@ impl Upstream {
             .clone()
     }
 
+    /// A client of its own with the same TLS, for other servers than Langfuse.
+    pub fn client_with(
+        &self,
+        settings: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Option<reqwest::Client> {
+        build(self.0.tls.as_ref()?, settings)
+    }
+
     /// Forgets all pooled connections; TLS sessions are kept, so that new ones resume them.
     pub fn reset_connections(&self) {
         if let Some(client) = self.0.tls.as_ref().and_then(new_client) {
@@ -145,13 +153,14 @@ impl Upstream {
             .clone()
     }
 
-    /// Whether an `Authorization` header names the project of the extension's own keys: a public key is no secret, and
-    /// the function may run with it and any dummy secret.
+    /// Whether an `Authorization` header names the project of the extension's own keys without holding its secret: a
+    /// public key is no secret, and the function may run with it and any dummy secret.
     pub fn stands_for_our_keys(&self, authorization: &str) -> bool {
         let Some(public) = public_key_of(authorization) else {
             return false;
         };
-        public == PLACEHOLDER_PUBLIC_KEY || self.keys().is_some_and(|keys| keys.public == public)
+        let named = |keys: ReadyKeys| keys.public == public && keys.authorization != authorization;
+        public == PLACEHOLDER_PUBLIC_KEY || self.keys().is_some_and(named)
     }
 
     /// Takes keys in. Returns whether they differ from those before.
@@ -173,12 +182,22 @@ fn public_key_of(authorization: &str) -> Option<String> {
 }
 
 fn new_client(tls: &rustls::ClientConfig) -> Option<reqwest::Client> {
-    reqwest::Client::builder()
+    build(tls, |builder| {
+        builder
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+    })
+}
+
+fn build(
+    tls: &rustls::ClientConfig,
+    settings: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+) -> Option<reqwest::Client> {
+    let builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls.clone())
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-        .http1_only()
+        .http1_only();
+    settings(builder)
         .build()
         .inspect_err(|error| tracing::error!(%error, "cannot set up the HTTPS client"))
         .ok()

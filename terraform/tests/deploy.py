@@ -137,7 +137,9 @@ def build() -> None:
     sources = [EXAMPLES / "zip-python/package.sh", *(EXAMPLES / "zip-python/app").glob("*")]
     package = EXAMPLES / "zip-python/build/function.zip"
     if not package.exists() or package.stat().st_mtime < max(source.stat().st_mtime for source in sources):
-        subprocess.run([EXAMPLES / "zip-python/package.sh", ARCH], check=True)
+        # For this machine's Python, so that what was deployed can be run here.
+        version = {"PYTHON_VERSION": "{}.{}".format(*sys.version_info)}
+        subprocess.run([EXAMPLES / "zip-python/package.sh", ARCH], check=True, env={**os.environ, **version})
 
 
 def zip_python(cloud: Cloud) -> None:

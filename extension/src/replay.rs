@@ -1,0 +1,100 @@
+//! `langfuse-extension replay FILE…`: sends what a spool file still holds, for data that was left behind and saved.
+//!
+//! Files are only read. What may have been sent before is sent again only with `LANGFUSE_EXTENSION_RESEND_AMBIGUOUS`
+//! not `false`; spans that arrived twice are counted twice by Langfuse.
+
+use std::path::Path;
+
+use langfuse_extension_core::delivery::Outcome;
+use langfuse_extension_core::route::Credential;
+
+use crate::config::{Config, Environment};
+use crate::credentials;
+use crate::exporter;
+use crate::keys::{RESOLVE_TIMEOUT, aws_client};
+use crate::payload::{Encoding, Kind, Limits, Payload, merge};
+use crate::spool::{Record, read_segment};
+use crate::upstream::{ReadyKeys, Upstream};
+
+/// What came of a replay. Units are spans, events and scores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Accepted by Langfuse.
+    pub delivered: u64,
+    /// Not accepted, or not sent; still in the file.
+    pub left: u64,
+}
+
+/// Sends the records of `files`, one request each, and says what came of it. Settings are those of the extension.
+///
+/// # Errors
+/// In plain words, when a file cannot be read or the keys cannot be had. What was sent by then stays sent.
+pub async fn replay(
+    environment: &impl Environment,
+    files: &[impl AsRef<Path>],
+) -> Result<Replayed, String> {
+    let config = Config::read(environment);
+    let upstream = Upstream::open(config.upstream.clone(), config.ca_file.as_deref());
+    get_keys(&config, &upstream).await?;
+    let mut replayed = Replayed::default();
+    for file in files {
+        let bytes =
+            std::fs::read(file).map_err(|error| format!("{}: {error}", file.as_ref().display()))?;
+        for record in read_segment(&bytes) {
+            let units = u64::from(record.units);
+            let may_send = record.unresolved_sends == 0 || config.core.resend_ambiguous;
+            if may_send && send(&upstream, record).await == Some(Outcome::Delivered) {
+                replayed.delivered += units;
+            } else {
+                replayed.left += units;
+            }
+        }
+    }
+    Ok(replayed)
+}
+
+async fn get_keys(config: &Config, upstream: &Upstream) -> Result<(), String> {
+    let (Some(sources), Some(client)) = (&config.keys, aws_client(upstream)) else {
+        return Ok(());
+    };
+    let keys = credentials::resolve(
+        &sources.public,
+        &sources.secret,
+        &config.aws,
+        &client,
+        RESOLVE_TIMEOUT,
+    )
+    .await;
+    let keys = keys.map_err(|error| error.to_string())?;
+    let authorization = keys.basic_authorization();
+    upstream.set_keys(ReadyKeys::new(keys.public, authorization));
+    Ok(())
+}
+
+/// `None`: the record holds nothing that can be sent.
+async fn send(upstream: &Upstream, record: Record) -> Option<Outcome> {
+    let (kind, encoding) = (
+        Kind::try_from(record.kind).ok()?,
+        Encoding::try_from(record.encoding).ok()?,
+    );
+    if record.route.credential == Credential::Configured && upstream.keys().is_none() {
+        eprintln!(
+            "a record needs the extension's own keys: set LANGFUSE_EXTENSION_PUBLIC_KEY and _SECRET_KEY"
+        );
+        return None;
+    }
+    let payload = Payload::restore(kind, encoding, record.body, &Limits::default())
+        .await
+        .ok()?;
+    let merged = merge(vec![payload]).await;
+    Some(
+        exporter::send(
+            upstream,
+            &record.route,
+            merged.body,
+            merged.content_encoding,
+            std::future::pending::<()>(),
+        )
+        .await,
+    )
+}
