@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 EXTENSION = TARGET / "release" / "langfuse-extension"
 ADAPTER = TARGET / "tools" / "bin" / "lambda-adapter"
+BOOTSTRAP = Path("/var/task/bootstrap")
 INSIDE = "LANGFUSE_TEST_SANDBOX"
 INVOKE = "http://127.0.0.1:8080/2015-03-31/functions/function/invocations"
 START_LIMIT_SECONDS = 10
@@ -59,8 +60,8 @@ def run(*command: str) -> None:
 class Langfuse:
     """The fake Langfuse as a command."""
 
-    HUNG = {"fault": {"kind": "hang_before_accepting"}}
-    DOWN = {"fault": {"kind": "refuse"}}
+    HUNG = {"kind": "hang_before_accepting"}
+    DOWN = {"kind": "refuse"}
 
     def __init__(self) -> None:
         command = [TARGET / "debug" / "fake-langfuse"]
@@ -99,7 +100,9 @@ class Langfuse:
 
     def close(self) -> None:
         self.process.stdin.close()
+        self.process.stdout.close()
         self.process.wait(END_LIMIT_SECONDS)
+        spared.discard(self.process.pid)
 
 
 class Platform:
@@ -164,6 +167,8 @@ class Platform:
             self.process.kill()
             self.process.wait()
         kill_the_rest()
+        self.reader.join(END_LIMIT_SECONDS)
+        self.process.stdout.close()
         shutil.rmtree(self.tmp, ignore_errors=True)
 
     def of_extension(self, message: str = "") -> list[dict]:
@@ -203,6 +208,7 @@ class Emulator(Platform):
     ) -> list[str]:
         command = [str(TARGET / "debug" / "lambda-emulator"), "--opt", "/opt", "--task-root", "/var/task", "--timeout", "30"]
         command += ["--freeze", freeze, "--listen", "127.0.0.1:8080"]
+        command += ["--timeline", f"{self.tmp}/timeline.json"]
         command += ["--managed-instances"] if managed_instances else [] if telemetry else ["--no-telemetry"]
         for name, value in env.items():
             command += ["--env", f"{name}={value}"]
@@ -217,9 +223,11 @@ def lay_out_opt(adapter: bool) -> None:
         shutil.copy(source, extensions / source.name)
 
 
-def lay_out_task(*sources: Path) -> None:
-    for source in sources:
-        shutil.copy(source, Path("/var/task") / source.name)
+def lay_out_task(bootstrap: Path, *others: Path) -> None:
+    """Under Managed Instances AWS's emulator starts /var/task/bootstrap, whatever it is told."""
+    shutil.copy(bootstrap, BOOTSTRAP)
+    for source in others:
+        shutil.copy(source, BOOTSTRAP.parent / source.name)
 
 
 def kill_the_rest() -> None:

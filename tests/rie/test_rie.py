@@ -13,7 +13,6 @@ import sandbox
 from sandbox import Emulator, Langfuse, Rie
 
 HERE = Path(__file__).resolve().parent
-FUNCTION = Path("/var/task/function.py")
 # What a handler may take that posts a few spans to a local port: far above what it does take, far below any time-out.
 HANDLER_LIMIT_MS = 400
 SHUTDOWN_LIMIT_SECONDS = 2.6  # The platform's 2 s, and what it takes for itself.
@@ -36,13 +35,14 @@ class Scenarios:
             "LANGFUSE_EXTENSION_PUBLIC_KEY": self.langfuse.public_key,
             "LANGFUSE_EXTENSION_SECRET_KEY": self.langfuse.secret_key,
         }
-        platform = self.platform(FUNCTION, env, **options)
+        platform = self.platform(sandbox.BOOTSTRAP, env, **options)
         self.addCleanup(platform.close)
         self.addCleanup(self.show_log, platform)
         return platform
 
     def show_log(self, platform: sandbox.Platform) -> None:
-        if any(error for _, error in self._outcome.result.failures + self._outcome.result.errors if error):
+        result = self._outcome.result
+        if any(test is self for test, _ in result.failures + result.errors):
             print(*platform.lines[-60:], sep="\n")
 
     def invoke(self, platform: sandbox.Platform, spans: int = 3, late_spans: int = 0) -> dict:
@@ -131,7 +131,7 @@ class Scenarios:
         self.assert_nothing_doubled()
 
     def test_no_key_and_a_senseless_address_never_fail_an_invocation(self) -> None:
-        platform = self.platform(FUNCTION, {"LANGFUSE_EXTENSION_BASE_URL": "nonsense", "LANGFUSE_EXTENSION_FLUSH": "?"})
+        platform = self.platform(sandbox.BOOTSTRAP, {"LANGFUSE_EXTENSION_BASE_URL": "nonsense", "LANGFUSE_EXTENSION_FLUSH": "?"})
         self.addCleanup(platform.close)
         for _ in range(2):
             status, answer = platform.invoke({"spans": 2})
