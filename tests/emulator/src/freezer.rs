@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// The prefix of control groups and directories; the owner's pid follows, so that a later run can clear what a killed
 /// one left.
-const NAME_PREFIX: &str = "lambda-emulator-";
+const NAME_PREFIX: &str = "lambda-emulator.";
 /// How long a freeze may take to be complete, and how long a killed group may take to become empty.
 const SETTLE_LIMIT: Duration = Duration::from_millis(500);
 const SETTLE_STEP: Duration = Duration::from_micros(200);
@@ -186,14 +186,24 @@ impl Drop for Freezer {
     }
 }
 
-/// A name for something that ends with this process.
+/// A name for something that ends with this process. It tells the namespace that the process's number belongs to,
+/// because the hierarchies of control groups are shared with containers, where the same number is another process.
 pub(crate) fn owned_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!(
-        "{NAME_PREFIX}{}-{}",
+        "{NAME_PREFIX}{}-{}-{}",
+        pid_namespace().unwrap_or_default(),
         std::process::id(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     )
+}
+
+fn pid_namespace() -> Option<String> {
+    let link = fs::read_link("/proc/self/ns/pid").ok()?;
+    let digits = link
+        .to_str()?
+        .trim_matches(|digit: char| !digit.is_ascii_digit());
+    Some(digits.to_owned())
 }
 
 fn v2_group(name: &str) -> Option<Groups> {
@@ -245,13 +255,16 @@ fn clear_stale() {
     }
 }
 
-/// Whether something of that name is left from an emulator that is gone.
+/// Whether something of that name is left from an emulator that is gone, so far as can be told from here.
 pub(crate) fn is_stale(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let owner = name
-        .strip_prefix(NAME_PREFIX)
-        .and_then(|rest| rest.split('-').next());
-    owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+    let Some(rest) = name.strip_prefix(NAME_PREFIX) else {
+        return false;
+    };
+    let mut parts = rest.split('-');
+    let (namespace, pid) = (parts.next(), parts.next());
+    let ours = pid_namespace().is_some_and(|ours| namespace == Some(&ours));
+    ours && pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
 }
 
 /// Limits all processes together, in the freezing group if its hierarchy has the controller.
@@ -416,4 +429,23 @@ fn write(path: &Path, value: &str) {
 
 fn open_for_writing(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().write(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_namespace_owns_is_never_stale() {
+        let ours = pid_namespace().unwrap();
+        // No process has this number: Linux gives at most 2^22.
+        assert!(is_stale(Path::new(&format!(
+            "{NAME_PREFIX}{ours}-4194305-0"
+        ))));
+        assert!(!is_stale(Path::new(&format!(
+            "{NAME_PREFIX}1{ours}-4194305-0"
+        ))));
+        assert!(!is_stale(Path::new(&owned_name())));
+        assert!(!is_stale(Path::new("lambda-emulator-4194305-0")));
+    }
 }
