@@ -91,7 +91,9 @@ impl Receiver {
             upstream,
             connections: Arc::new(Semaphore::new(limits.connections)),
             open_bodies: Arc::new(Semaphore::new(limits.open_bodies_bytes)),
-            prompts: settings.prompt_cache.then(Mutex::default),
+            prompts: settings
+                .prompt_cache
+                .then(|| Mutex::new(Prompts::new(limits.prompt_fresh, limits.prompt_revalidated))),
             said: data::SaidOnce::default(),
             settings,
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::prompts::{PROMPT_FRESH, PROMPT_REVALIDATED};
+
 /// Connections served at once; further ones wait to be accepted. An SDK keeps two or three.
 pub const MAX_CONNECTIONS: usize = 128;
 
@@ -47,6 +49,10 @@ pub struct Limits {
     pub passthrough_timeout: Duration,
     /// See [`PASSTHROUGH_TOTAL_TIMEOUT`].
     pub passthrough_total_timeout: Duration,
+    /// See [`PROMPT_FRESH`].
+    pub prompt_fresh: Duration,
+    /// See [`PROMPT_REVALIDATED`].
+    pub prompt_revalidated: Duration,
 }
 
 impl Default for Limits {
@@ -59,6 +65,8 @@ impl Default for Limits {
             body_timeout: BODY_TIMEOUT,
             passthrough_timeout: PASSTHROUGH_TIMEOUT,
             passthrough_total_timeout: PASSTHROUGH_TOTAL_TIMEOUT,
+            prompt_fresh: PROMPT_FRESH,
+            prompt_revalidated: PROMPT_REVALIDATED,
         }
     }
 }

@@ -73,8 +73,10 @@ pub(super) enum Found {
 }
 
 /// Prompts within bounds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Prompts {
+    fresh: Duration,
+    revalidated: Duration,
     kept: HashMap<Key, Kept>,
     bytes: usize,
     uses: u64,
@@ -90,6 +92,17 @@ struct Kept {
 }
 
 impl Prompts {
+    /// Empty. See [`PROMPT_FRESH`] and [`PROMPT_REVALIDATED`].
+    pub(super) fn new(fresh: Duration, revalidated: Duration) -> Self {
+        Self {
+            fresh,
+            revalidated,
+            kept: HashMap::new(),
+            bytes: 0,
+            uses: 0,
+        }
+    }
+
     /// Looks one up.
     pub(super) fn find(&mut self, key: &Key, now: SystemTime) -> Found {
         self.uses += 1;
@@ -99,11 +112,11 @@ impl Prompts {
         kept.last_use = self.uses;
         let prompt = kept.prompt.clone();
         // A clock that was set back says nothing about the age.
-        let age = now.duration_since(kept.since).unwrap_or(PROMPT_FRESH);
-        if age < PROMPT_FRESH {
+        let age = now.duration_since(kept.since).unwrap_or(self.fresh);
+        if age < self.fresh {
             Found::Fresh(prompt)
-        } else if age < PROMPT_REVALIDATED {
-            let pause = PROMPT_FRESH / 2;
+        } else if age < self.revalidated {
+            let pause = self.fresh / 2;
             let again = kept
                 .asked_again
                 .is_none_or(|asked| now.duration_since(asked).is_ok_and(|since| since > pause));
@@ -215,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_prompt_ages_by_the_wall_clock() {
-        let mut prompts = Prompts::default();
+        let mut prompts = Prompts::new(PROMPT_FRESH, PROMPT_REVALIDATED);
         prompts.keep(key("a"), prompt(1), START);
         let mut at = |age| prompts.find(&key("a"), START + age);
         assert!(matches!(
@@ -235,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_back_makes_a_prompt_stale() {
-        let mut prompts = Prompts::default();
+        let mut prompts = Prompts::new(PROMPT_FRESH, PROMPT_REVALIDATED);
         prompts.keep(key("a"), prompt(1), START + PROMPT_KEPT);
         assert!(matches!(
             prompts.find(&key("a"), START),
@@ -245,7 +258,7 @@ mod tests {
 
     #[test]
     fn another_credential_finds_nothing() {
-        let mut prompts = Prompts::default();
+        let mut prompts = Prompts::new(PROMPT_FRESH, PROMPT_REVALIDATED);
         prompts.keep(key("a"), prompt(1), START);
         let other = Key {
             authorization: HeaderValue::from_static("Basic eDp6"),
@@ -256,7 +269,7 @@ mod tests {
 
     #[test]
     fn the_prompt_unused_for_longest_makes_room() {
-        let mut prompts = Prompts::default();
+        let mut prompts = Prompts::new(PROMPT_FRESH, PROMPT_REVALIDATED);
         for index in 0..PROMPTS_LIMIT {
             prompts.keep(key(&index.to_string()), prompt(1), START);
         }
@@ -269,7 +282,7 @@ mod tests {
 
     #[test]
     fn the_bytes_of_all_prompts_are_bounded() {
-        let mut prompts = Prompts::default();
+        let mut prompts = Prompts::new(PROMPT_FRESH, PROMPT_REVALIDATED);
         for index in 0..10 {
             prompts.keep(
                 key(&index.to_string()),

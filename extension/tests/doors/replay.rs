@@ -107,7 +107,9 @@ async fn all_recorded_requests_of_one_invocation_arrive_as_if_sent_directly_in_f
     let arrived = doors
         .langfuse
         .wait_until(PATIENCE, |it| count(it) >= expected);
-    assert!(arrived.await);
+    let arrived = arrived.await;
+    let status = doors.get("/status").await.text().await.unwrap();
+    assert!(arrived, "{expected} expected: {status}");
     assert_eq!(received(&doors.langfuse), received(&direct));
     let requests = doors.langfuse.requests().len();
     assert!(requests * 2 < sent, "{requests} requests for {sent}");
