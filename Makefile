@@ -3,12 +3,12 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
--include extension/core/core.mk
+include extension/core/core.mk
 include fuzz/fuzz.mk
 include layer/layer.mk
 include terraform/terraform.mk
-include tests/clients/clients.mk
--include tests/tests.mk
+include tests/tests.mk
+include $(wildcard tests/*/*.mk)
 
 .PHONY: help
 help: ## Show this

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -67,6 +67,16 @@ pub enum Passthrough {
     Off,
 }
 
+/// Whose spans are shipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accept {
+    /// Those of every client.
+    All,
+    /// Those of clients that were set up for Langfuse: a header says so, or the path does. The port is the default of
+    /// every OTLP exporter, so SDKs that were never told of Langfuse find it too.
+    Langfuse,
+}
+
 /// The keys of a project, or where to find them.
 #[derive(Clone, Debug)]
 pub struct KeySources {
@@ -83,6 +93,8 @@ pub struct Config {
     pub runtime_api: Option<String>,
     /// Where clients are listened to: always a loopback address.
     pub listen: SocketAddr,
+    /// The same port of the other loopback address, for clients that resolve `localhost` to `::1`; where there is one.
+    pub also_listen: Option<SocketAddr>,
     /// Langfuse, with its base path. `None` if what was given is no address: then nothing can be shipped.
     pub upstream: Option<Url>,
     /// The extension's own keys.
@@ -97,6 +109,10 @@ pub struct Config {
     pub spool_bytes: u64,
     /// What passes through.
     pub passthrough: Passthrough,
+    /// Whose spans are shipped.
+    pub accept: Accept,
+    /// Whether prompts are kept in memory.
+    pub prompt_cache: bool,
     /// Certificates of a self-hosted Langfuse, in PEM, trusted beside the compiled-in roots.
     pub ca_file: Option<PathBuf>,
     /// What is logged.
@@ -113,9 +129,11 @@ impl Config {
             problems: Vec::new(),
         };
         let spool_bytes = reader.number("SPOOL_BYTES", DEFAULT_SPOOL_BYTES);
+        let (listen, also_listen) = reader.listen();
         Self {
             runtime_api: environment.get("AWS_LAMBDA_RUNTIME_API"),
-            listen: reader.listen(),
+            listen,
+            also_listen,
             upstream: reader.upstream(),
             keys: reader.keys(),
             aws: AwsEnvironment::read(|name| environment.get(name)),
@@ -126,6 +144,8 @@ impl Config {
                 .into(),
             spool_bytes,
             passthrough: reader.passthrough(),
+            accept: reader.accept(),
+            prompt_cache: reader.switch("PROMPT_CACHE", true),
             ca_file: reader
                 .get("CA_FILE")
                 .or_else(|| environment.get("SSL_CERT_FILE"))
@@ -186,17 +206,23 @@ impl<E: Environment> Reader<'_, E> {
         }
     }
 
-    fn listen(&mut self) -> SocketAddr {
+    /// An address that names neither family stands for both.
+    fn listen(&mut self) -> (SocketAddr, Option<SocketAddr>) {
         let Some(text) = self.get("LISTEN") else {
-            return DEFAULT_LISTEN;
+            return both(DEFAULT_LISTEN);
         };
-        let address = text.replace("localhost", "127.0.0.1").parse::<SocketAddr>();
-        match address {
-            Ok(address) if address.ip().is_loopback() => address,
+        if let Some(port) = text
+            .strip_prefix("localhost:")
+            .and_then(|port| port.parse().ok())
+        {
+            return both(SocketAddr::new(DEFAULT_LISTEN.ip(), port));
+        }
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() => (address, None),
             _ => {
                 let instead = "it must be a loopback address and a port, such as 127.0.0.1:4318, which stands in for it";
                 self.problem("LISTEN", &text, instead);
-                DEFAULT_LISTEN
+                both(DEFAULT_LISTEN)
             }
         }
     }
@@ -331,6 +357,18 @@ impl<E: Environment> Reader<'_, E> {
         }
     }
 
+    fn accept(&mut self) -> Accept {
+        match self.get("ACCEPT").as_deref() {
+            None | Some("all") => Accept::All,
+            Some("langfuse") => Accept::Langfuse,
+            Some(other) => {
+                let instead = "it must be all or langfuse; all stands in for it";
+                self.problem("ACCEPT", other, instead);
+                Accept::All
+            }
+        }
+    }
+
     fn log_level(&mut self) -> tracing::Level {
         let Some(text) = self.get("LOG_LEVEL") else {
             return tracing::Level::INFO;
@@ -344,6 +382,11 @@ impl<E: Environment> Reader<'_, E> {
             tracing::Level::INFO
         })
     }
+}
+
+fn both(address: SocketAddr) -> (SocketAddr, Option<SocketAddr>) {
+    let other = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), address.port());
+    (address, Some(other).filter(|other| other.port() != 0))
 }
 
 fn parse_bool(text: &str) -> Option<bool> {
@@ -423,10 +466,12 @@ mod tests {
             ("LANGFUSE_EXTENSION_LISTEN", "0.0.0.0:4318"),
             ("LANGFUSE_EXTENSION_RESEND_AMBIGUOUS", "perhaps"),
             ("LANGFUSE_EXTENSION_PASSTHROUGH", "none"),
+            ("LANGFUSE_EXTENSION_ACCEPT", "some"),
+            ("LANGFUSE_EXTENSION_PROMPT_CACHE", "sometimes"),
             ("LANGFUSE_EXTENSION_LOG_LEVEL", "loud"),
             ("LANGFUSE_EXTENSION_BASE_URL", "cloud.langfuse.com"),
         ]);
-        assert_eq!(config.problems.len(), 7, "{:#?}", config.problems);
+        assert_eq!(config.problems.len(), 9, "{:#?}", config.problems);
         assert_eq!(config.core.flush_budget, Duration::from_secs(2));
         assert_eq!(config.listen, DEFAULT_LISTEN);
         assert!(config.upstream.is_none());
@@ -456,6 +501,22 @@ mod tests {
         let config = read(&[("LANGFUSE_EXTENSION_SECRET_KEY", "sk-lf-1")]);
         assert!(config.keys.is_none());
         assert_eq!(config.problems.len(), 1, "{:?}", config.problems);
+    }
+
+    #[test]
+    fn localhost_stands_for_both_families_and_an_address_for_itself() {
+        let listen = |text| {
+            let config = read(&[("LANGFUSE_EXTENSION_LISTEN", text)]);
+            (
+                config.listen.to_string(),
+                config.also_listen.map(|it| it.to_string()),
+            )
+        };
+        let both = ("127.0.0.1:4319".into(), Some("[::1]:4319".into()));
+        assert_eq!(listen("localhost:4319"), both);
+        assert_eq!(listen("127.0.0.1:4319"), ("127.0.0.1:4319".into(), None));
+        assert_eq!(listen("[::1]:4319"), ("[::1]:4319".into(), None));
+        assert_eq!(listen("").1.as_deref(), Some("[::1]:4318"));
     }
 
     #[test]

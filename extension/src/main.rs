@@ -9,7 +9,7 @@ use langfuse_extension::disk::Disk;
 use langfuse_extension::exporter::Exporter;
 use langfuse_extension::keys::Keyring;
 use langfuse_extension::platform::Platform;
-use langfuse_extension::receiver::Receiver;
+use langfuse_extension::receiver::{self, Receiver};
 use langfuse_extension::telemetry::Telemetry;
 use langfuse_extension::upstream::Upstream;
 use tokio::net::TcpListener;
@@ -113,8 +113,13 @@ async fn serve(mut config: Config, mut platform: Platform) -> ExitCode {
     let receiver = Receiver::new(
         inputs.clone(),
         upstream,
-        config.passthrough,
-        keyring.has_sources(),
+        receiver::Settings {
+            passthrough: config.passthrough,
+            accept: config.accept,
+            prompt_cache: config.prompt_cache,
+            has_keys: keyring.has_sources(),
+            limits: receiver::Limits::default(),
+        },
     );
     tokio::spawn(keyring.keep(inputs.clone(), keys_doubted));
     listen(&config, receiver).await;
@@ -154,9 +159,16 @@ async fn follow(
 
 /// Without a port there is nothing to do, but no harm in it either.
 async fn listen(config: &Config, receiver: Receiver) {
+    let receiver = Arc::new(receiver);
+    // Many sandboxes have no IPv6, and then nobody can ask for it.
+    if let Some(address) = config.also_listen
+        && let Ok(listener) = TcpListener::bind(address).await
+    {
+        tokio::spawn(Arc::clone(&receiver).serve(listener));
+    }
     match TcpListener::bind(config.listen).await {
         Ok(listener) => {
-            tokio::spawn(Arc::new(receiver).serve(listener));
+            tokio::spawn(receiver.serve(listener));
         }
         Err(error) => tracing::error!(
             address = %config.listen,

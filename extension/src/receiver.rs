@@ -3,14 +3,19 @@
 //! What Langfuse would store is validated, handed to the loop, and acknowledged; what asks Langfuse something passes
 //! through. The app always gets success for what could be kept, because SDKs retry and block on anything else.
 
+pub mod allowed;
 mod body;
 mod data;
+mod limits;
 mod passthrough;
-mod route;
+mod preface;
+mod prompts;
+mod relay;
+pub mod route;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,73 +27,89 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::agent::{Event, Input, Inputs};
-use crate::config::Passthrough;
+use crate::config::{Accept, Passthrough};
 use crate::payload::Answer;
 use crate::upstream::Upstream;
 
-pub use body::{BODY_LIMIT_BYTES, BODY_TIMEOUT, OPEN_BODIES_LIMIT_BYTES};
-pub use passthrough::PASSTHROUGH_TIMEOUT;
+use data::first_time;
+use prompts::Prompts;
+use relay::BoxError;
 
-/// Connections served at once; further ones wait to be accepted. An SDK keeps two or three.
-pub const MAX_CONNECTIONS: usize = 128;
+pub use limits::{
+    BODY_LIMIT_BYTES, BODY_TIMEOUT, HEAD_LIMIT_BYTES, HEAD_TIMEOUT, Limits, MAX_CONNECTIONS,
+    MAX_HEADERS, OPEN_BODIES_LIMIT_BYTES, PASSTHROUGH_TIMEOUT, PASSTHROUGH_TOTAL_TIMEOUT,
+};
+pub use preface::ADVICE;
+pub use prompts::{
+    PROMPT_FRESH, PROMPT_KEPT, PROMPT_LIMIT_BYTES, PROMPT_REVALIDATED, PROMPTS_LIMIT,
+    PROMPTS_LIMIT_BYTES,
+};
 
-/// How long a client may take to send the head of a request.
-pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The most headers of a request.
-pub const MAX_HEADERS: usize = 64;
-
-/// The largest head of a request.
-const HEAD_LIMIT_BYTES: usize = 64 << 10;
+/// How long to wait before connections are accepted again after that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The body of an answer: ours, or one that streams through from Langfuse.
-pub(crate) type AnswerBody = BoxBody<Bytes, reqwest::Error>;
+pub(crate) type AnswerBody = BoxBody<Bytes, BoxError>;
+
+/// How requests are treated.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// What passes through.
+    pub passthrough: Passthrough,
+    /// Whose spans are shipped.
+    pub accept: Accept,
+    /// Whether prompts are kept.
+    pub prompt_cache: bool,
+    /// The extension has keys of its own, or will have them.
+    pub has_keys: bool,
+    /// What clients can make us hold.
+    pub limits: Limits,
+}
 
 /// What every request is handled with.
 #[derive(Debug)]
 pub struct Receiver {
     inputs: Inputs,
     upstream: Upstream,
-    passthrough: Passthrough,
-    has_keys: bool,
+    settings: Settings,
+    connections: Arc<Semaphore>,
     open_bodies: Arc<Semaphore>,
+    prompts: Option<Mutex<Prompts>>,
     said: data::SaidOnce,
 }
 
 impl Receiver {
-    /// `has_keys`: the extension has keys of its own, or will have them.
-    pub fn new(
-        inputs: Inputs,
-        upstream: Upstream,
-        passthrough: Passthrough,
-        has_keys: bool,
-    ) -> Self {
+    /// Hands data to `inputs`, and what passes through to `upstream`.
+    pub fn new(inputs: Inputs, upstream: Upstream, settings: Settings) -> Self {
+        let limits = &settings.limits;
         Self {
             inputs,
             upstream,
-            passthrough,
-            has_keys,
-            open_bodies: Arc::new(Semaphore::new(OPEN_BODIES_LIMIT_BYTES)),
+            connections: Arc::new(Semaphore::new(limits.connections)),
+            open_bodies: Arc::new(Semaphore::new(limits.open_bodies_bytes)),
+            prompts: settings
+                .prompt_cache
+                .then(|| Mutex::new(Prompts::new(limits.prompt_fresh, limits.prompt_revalidated))),
             said: data::SaidOnce::default(),
+            settings,
         }
     }
 
-    /// Serves connections for as long as the process lives.
+    /// Serves connections for as long as the process lives. Several listeners share the limits.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) {
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
+            let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else {
                 return;
             };
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a local connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
@@ -98,18 +119,38 @@ impl Receiver {
             let _ = stream.set_nodelay(true);
             let receiver = Arc::clone(&self);
             tokio::spawn(async move {
-                let service = service_fn(|request| Arc::clone(&receiver).answer(request));
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_TIMEOUT)
-                    .max_headers(MAX_HEADERS)
-                    .max_buf_size(HEAD_LIMIT_BYTES)
-                    .serve_connection(TokioIo::new(stream), service);
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a local connection ended early");
-                }
+                receiver.serve_connection(stream).await;
                 drop(permit);
             });
+        }
+    }
+
+    async fn serve_connection(self: Arc<Self>, stream: TcpStream) {
+        let limits = self.settings.limits;
+        let speaks_http2 = preface::speaks_http2(&stream);
+        match tokio::time::timeout(limits.head_timeout, speaks_http2).await {
+            Ok(false) => {}
+            Ok(true) => {
+                self.say_no_grpc();
+                return preface::refuse(stream).await;
+            }
+            Err(_) => return,
+        }
+        let service = service_fn(|request| Arc::clone(&self).answer(request));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_timeout)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(HEAD_LIMIT_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a local connection ended early");
+        }
+    }
+
+    fn say_no_grpc(&self) {
+        if first_time(&self.said.grpc) {
+            tracing::error!("{ADVICE}");
         }
     }
 
@@ -119,6 +160,13 @@ impl Receiver {
     ) -> Result<Response<AnswerBody>, Infallible> {
         if let Some(refusal) = refuse_strangers(&request) {
             return Ok(refusal);
+        }
+        if data::header(request.headers(), CONTENT_TYPE).starts_with("application/grpc") {
+            self.say_no_grpc();
+            return Ok(text(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                &format!("{ADVICE}\n"),
+            ));
         }
         let method = request.method().clone();
         let path = normalised(request.uri().path());

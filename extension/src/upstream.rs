@@ -10,6 +10,7 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::Url;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use tokio::sync::watch;
 
 /// How long a connection, TLS included, may take to come about.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -69,7 +70,7 @@ struct Inner {
     tls: Option<rustls::ClientConfig>,
     /// `None` if no client could be made.
     client: Mutex<Option<reqwest::Client>>,
-    keys: Mutex<Option<ReadyKeys>>,
+    keys: watch::Sender<Option<ReadyKeys>>,
 }
 
 /// Why TLS could not be set up.
@@ -104,7 +105,7 @@ impl Upstream {
             base,
             tls,
             client: Mutex::new(client),
-            keys: Mutex::new(None),
+            keys: watch::Sender::new(None),
         }))
     }
 
@@ -146,11 +147,19 @@ impl Upstream {
 
     /// The extension's own keys, once they are there.
     pub fn keys(&self) -> Option<ReadyKeys> {
-        self.0
-            .keys
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.keys.borrow().clone()
+    }
+
+    /// The extension's own keys, as soon as they are there.
+    pub async fn wait_for_keys(&self) -> ReadyKeys {
+        let mut keys = self.0.keys.subscribe();
+        loop {
+            if let Some(keys) = keys.borrow_and_update().clone() {
+                return keys;
+            }
+            // The sender lives as long as we do.
+            let _ = keys.changed().await;
+        }
     }
 
     /// Whether an `Authorization` header names the project of the extension's own keys without holding its secret: a
@@ -165,10 +174,11 @@ impl Upstream {
 
     /// Takes keys in. Returns whether they differ from those before.
     pub fn set_keys(&self, keys: ReadyKeys) -> bool {
-        let mut held = self.0.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = held.as_ref() != Some(&keys);
-        *held = Some(keys);
-        changed
+        self.0.keys.send_if_modified(|held| {
+            let changed = held.as_ref() != Some(&keys);
+            *held = Some(keys);
+            changed
+        })
     }
 }
 

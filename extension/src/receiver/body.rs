@@ -1,20 +1,11 @@
 //! Reading a client's body within its limits.
 
-use std::time::Duration;
-
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::sync::Semaphore;
 
-/// The largest body that is taken, as it is sent. LLM payloads of 10 MB were seen.
-pub const BODY_LIMIT_BYTES: usize = 20 << 20;
-
-/// The bodies being read at any moment, together; further bytes wait.
-pub const OPEN_BODIES_LIMIT_BYTES: usize = 2 * BODY_LIMIT_BYTES;
-
-/// How long a client may take to send a body.
-pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+use super::limits::Limits;
 
 /// Why there is no body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,15 +16,24 @@ pub(super) enum NoBody {
 }
 
 /// Reads all of it. `open_bodies` has a permit for each byte that may be in reading.
-pub(super) async fn read(body: Incoming, open_bodies: &Semaphore) -> Result<Bytes, NoBody> {
-    tokio::time::timeout(BODY_TIMEOUT, read_within_limits(body, open_bodies))
+pub(super) async fn read(
+    body: Incoming,
+    open_bodies: &Semaphore,
+    limits: &Limits,
+) -> Result<Bytes, NoBody> {
+    let reading = read_within_limits(body, open_bodies, limits.body_bytes);
+    tokio::time::timeout(limits.body_timeout, reading)
         .await
         .unwrap_or(Err(NoBody::TooSlow))
 }
 
-async fn read_within_limits(mut body: Incoming, open_bodies: &Semaphore) -> Result<Bytes, NoBody> {
+async fn read_within_limits(
+    mut body: Incoming,
+    open_bodies: &Semaphore,
+    limit_bytes: usize,
+) -> Result<Bytes, NoBody> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    if announced > BODY_LIMIT_BYTES {
+    if announced > limit_bytes {
         return Err(NoBody::TooLarge);
     }
     // Reserved at once where the length is known, so that two large bodies cannot each hold half and wait for the other.
@@ -44,7 +44,7 @@ async fn read_within_limits(mut body: Incoming, open_bodies: &Semaphore) -> Resu
             continue;
         };
         let length = collected.len() + data.len();
-        if length > BODY_LIMIT_BYTES {
+        if length > limit_bytes {
             return Err(NoBody::TooLarge);
         }
         if length > permits.num_permits() {

@@ -3,14 +3,17 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use http::header::{AsHeaderName, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use http::header::{
+    AsHeaderName, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, USER_AGENT,
+};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use langfuse_extension_core::route::{Credential, Door};
 use langfuse_extension_core::traces::{Parent, SpanFact};
 
 use super::body::{self, NoBody};
-use super::{AnswerBody, OpenRequest, Receiver, complete, from_answer, route, text};
+use super::{AnswerBody, OpenRequest, Receiver, complete, from_answer, normalised, route, text};
+use crate::config::Accept;
 use crate::payload::{self, Facts, Kind, Limits, Payload, Refusal, SpanFacts};
 
 /// Lines that are worth saying once.
@@ -19,15 +22,21 @@ pub(super) struct SaidOnce {
     other_signal: AtomicBool,
     no_keys: AtomicBool,
     refused: AtomicBool,
+    pub(super) grpc: AtomicBool,
+    foreign: AtomicBool,
+    pub(super) keys_missing: AtomicBool,
 }
 
-fn first_time(said: &AtomicBool) -> bool {
+pub(super) fn first_time(said: &AtomicBool) -> bool {
     !said.swap(true, Ordering::Relaxed)
 }
 
 impl Receiver {
     /// Spans: OTLP, protobuf or JSON.
     pub(super) async fn take_traces(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        if self.settings.accept == Accept::Langfuse && !is_for_langfuse(&request) {
+            return self.discard_foreign(request).await;
+        }
         let _open = OpenRequest::new(&self.inputs);
         let (parts, body) = request.into_parts();
         let content_type = header(&parts.headers, CONTENT_TYPE).to_owned();
@@ -41,8 +50,8 @@ impl Receiver {
         let Some(credential) = self.credential(&parts.headers) else {
             return self.no_keys();
         };
-        let encoding = header(&parts.headers, CONTENT_ENCODING);
-        match payload::accept_otlp(&content_type, encoding, body, &Limits::default()).await {
+        let encoding = content_encoding(&parts.headers);
+        match payload::accept_otlp(&content_type, &encoding, body, &Limits::default()).await {
             Ok((payload, facts)) => {
                 let door = match payload.kind() {
                     Kind::OtlpJson => Door::TracesJson,
@@ -73,11 +82,9 @@ impl Receiver {
         let Some(credential) = self.credential(&parts.headers) else {
             return self.no_keys();
         };
-        let (kind, encoding) = (
-            header(&parts.headers, CONTENT_TYPE),
-            header(&parts.headers, CONTENT_ENCODING),
-        );
-        match payload::accept_ingestion(kind, encoding, body, &Limits::default()).await {
+        let kind = header(&parts.headers, CONTENT_TYPE);
+        let encoding = content_encoding(&parts.headers);
+        match payload::accept_ingestion(kind, &encoding, body, &Limits::default()).await {
             Ok((payload, ids)) => {
                 self.keep(
                     &parts.headers,
@@ -104,11 +111,9 @@ impl Receiver {
         let Some(credential) = self.credential(&parts.headers) else {
             return self.no_keys();
         };
-        let (kind, encoding) = (
-            header(&parts.headers, CONTENT_TYPE),
-            header(&parts.headers, CONTENT_ENCODING),
-        );
-        match payload::accept_scores(kind, encoding, body, &Limits::default()).await {
+        let kind = header(&parts.headers, CONTENT_TYPE);
+        let encoding = content_encoding(&parts.headers);
+        match payload::accept_scores(kind, &encoding, body, &Limits::default()).await {
             Ok((payload, answer)) => {
                 self.keep(
                     &parts.headers,
@@ -136,11 +141,27 @@ impl Receiver {
                 "acknowledged and discarded: Langfuse takes traces only"
             );
         }
-        let content_type = header(request.headers(), CONTENT_TYPE).to_owned();
-        if let Err(answer) = self.read(request.into_body()).await {
-            return answer;
+        self.acknowledge(request).await
+    }
+
+    /// Spans of an SDK that was never told of Langfuse, and found us because 4318 is everybody's default.
+    async fn discard_foreign(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        if first_time(&self.said.foreign) {
+            tracing::info!(
+                user_agent = header(request.headers(), USER_AGENT),
+                "spans without anything of Langfuse in their request are acknowledged and discarded, \
+                 as LANGFUSE_EXTENSION_ACCEPT=langfuse says"
+            );
         }
-        from_answer(payload::otlp_success(&content_type))
+        self.acknowledge(request).await
+    }
+
+    async fn acknowledge(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        let content_type = header(request.headers(), CONTENT_TYPE).to_owned();
+        match self.read(request.into_body()).await {
+            Ok(_) => from_answer(payload::otlp_success(&content_type)),
+            Err(answer) => answer,
+        }
     }
 
     /// Returns once the data is safe.
@@ -159,15 +180,15 @@ impl Receiver {
     }
 
     pub(super) fn credential(&self, headers: &HeaderMap) -> Option<Credential> {
-        route::credential(headers, &self.upstream, self.has_keys)
+        route::credential(headers, &self.upstream, self.settings.has_keys)
     }
 
     async fn read(&self, body: Incoming) -> Result<Bytes, Response<AnswerBody>> {
-        body::read(body, &self.open_bodies)
+        body::read(body, &self.open_bodies, &self.settings.limits)
             .await
             .map_err(|no_body| match no_body {
                 NoBody::TooLarge => {
-                    let limit = body::BODY_LIMIT_BYTES;
+                    let limit = self.settings.limits.body_bytes;
                     tracing::warn!(limit, "a body larger than the limit was refused");
                     text(
                         StatusCode::PAYLOAD_TOO_LARGE,
@@ -201,11 +222,27 @@ impl Receiver {
     }
 }
 
-fn header(headers: &HeaderMap, name: impl AsHeaderName) -> &str {
+/// An SDK or exporter that was set up for Langfuse uses its paths or says so in a header; the others have no keys.
+fn is_for_langfuse(request: &Request<Incoming>) -> bool {
+    let mut names = request.headers().keys().map(HeaderName::as_str);
+    let says_so = names.any(|name| {
+        name == "authorization" || name.starts_with("x-langfuse") || name.starts_with("x_langfuse")
+    });
+    says_so || normalised(request.uri().path()).starts_with("/api/public/")
+}
+
+pub(super) fn header(headers: &HeaderMap, name: impl AsHeaderName) -> &str {
     headers
         .get(name)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default()
+}
+
+/// A header given several times says the same as one with all its values (RFC 9110, section 5.3).
+fn content_encoding(headers: &HeaderMap) -> String {
+    let values = headers.get_all(CONTENT_ENCODING).iter();
+    let values: Vec<_> = values.filter_map(|value| value.to_str().ok()).collect();
+    values.join(",")
 }
 
 fn span_facts(facts: &Facts) -> Vec<SpanFact> {

@@ -1,145 +1,299 @@
 //! Everything else of Langfuse's API: prompts, media, projects, datasets. It waits for Langfuse, but not for long, and
-//! not at all while Langfuse is known to be bad.
+//! not at all while Langfuse is known to be bad, nor for a prompt that this sandbox has seen lately.
 //!
 //! A failure is answered 424, because SDKs retry a 5xx and block on it: `get_prompt` took 28 s with 504 and 6 s with 424.
 
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, HeaderName};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
 use langfuse_extension_core::route::Credential;
+use tokio::time::Instant;
 
+use super::allowed::{is_sdk_call, raw_target};
+use super::prompts::{self, Found, Key, Prompt, Prompts};
+use super::relay::{self, CutOff, Progress, Relayed};
 use super::route::HOP_BY_HOP;
 use super::{AnswerBody, Receiver, complete};
 use crate::agent::{Event, Input};
 use crate::config::Passthrough;
+use crate::upstream::ReadyKeys;
 
-/// How long the head of Langfuse's answer is waited for.
-pub const PASSTHROUGH_TIMEOUT: Duration = Duration::from_secs(2);
+/// A request as it goes to Langfuse.
+struct Question {
+    method: Method,
+    /// Path and query as the client wrote them.
+    target: String,
+    headers: HeaderMap,
+}
 
-/// What an app may ask with the extension's keys: what SDKs ask at run time. More, and a request forged through the app
-/// could read the whole project.
-const SDK_CALLS: [(&Method, &str); 14] = [
-    (&Method::GET, "v2/prompts"),
-    (&Method::POST, "v2/prompts"),
-    (&Method::PATCH, "v2/prompts"),
-    (&Method::POST, "media"),
-    (&Method::PATCH, "media"),
-    (&Method::GET, "media"),
-    (&Method::GET, "projects"),
-    (&Method::GET, "v2/datasets"),
-    (&Method::POST, "v2/datasets"),
-    (&Method::GET, "datasets"),
-    (&Method::GET, "dataset-items"),
-    (&Method::POST, "dataset-items"),
-    (&Method::POST, "dataset-run-items"),
-    (&Method::GET, "health"),
-];
+/// Why Langfuse was not asked, or gave no answer.
+#[derive(Debug, thiserror::Error)]
+enum NoAnswer {
+    #[error("Langfuse is not reachable at the moment")]
+    KnownToBeBad,
+    #[error("Langfuse did not answer in time")]
+    TooLate,
+    #[error("{0}")]
+    Failed(String),
+    #[error("{0}")]
+    NotAsked(&'static str),
+    /// The client's own body is to blame.
+    #[error("{0}")]
+    Client(CutOff),
+}
 
 impl Receiver {
     /// Asks Langfuse and streams its answer back.
-    pub(super) async fn pass_through(&self, request: Request<Incoming>) -> Response<AnswerBody> {
-        let Some(credential) = self.credential(request.headers()) else {
+    pub(super) async fn pass_through(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Response<AnswerBody> {
+        let (parts, body) = request.into_parts();
+        let Some(credential) = self.credential(&parts.headers) else {
             return self.no_keys();
         };
-        if !self.may_pass(request.method(), request.uri().path(), &credential) {
-            return failed("LANGFUSE_EXTENSION_PASSTHROUGH does not let this request pass");
+        let Some(target) = raw_target(&parts.uri) else {
+            let reason = "the path has segments that would climb out of Langfuse's API";
+            return message(StatusCode::BAD_REQUEST, "InvalidRequestError", reason);
+        };
+        if !self.may_pass(&parts.method, &target, &credential) {
+            let reason = "LANGFUSE_EXTENSION_PASSTHROUGH does not let this request pass";
+            return message(StatusCode::FORBIDDEN, "ForbiddenError", reason);
         }
-        if self.inputs.ask(Input::IsLangfuseBad).await.unwrap_or(true) {
-            return failed("Langfuse is not reachable at the moment");
-        }
-        match tokio::time::timeout(PASSTHROUGH_TIMEOUT, self.ask_langfuse(request, &credential))
-            .await
-        {
-            Ok(Ok(response)) => {
-                self.inputs.event(Event::PassedThrough { answered: true });
-                response
-            }
-            Ok(Err(reason)) => {
-                self.inputs.event(Event::PassedThrough { answered: false });
-                failed(&reason)
-            }
-            Err(_) => {
-                self.inputs.event(Event::PassedThrough { answered: false });
-                failed("Langfuse did not answer in time")
-            }
+        let mut headers = end_to_end(&parts.headers);
+        let Some(authorization) = self.authorize(&mut headers, credential).await else {
+            return failed(&NoAnswer::NotAsked(
+                "the extension's keys are not there yet",
+            ));
+        };
+        let wants_prompt = prompts::asks_for_prompt(&parts.method, &target, &headers);
+        let key = Key {
+            target: target.clone(),
+            authorization,
+        };
+        let question = Question {
+            method: parts.method,
+            target,
+            headers,
+        };
+        if wants_prompt && self.prompts.is_some() {
+            self.prompt(question, key).await
+        } else {
+            self.relay(question, body).await
         }
     }
 
-    fn may_pass(&self, method: &Method, path: &str, credential: &Credential) -> bool {
-        match (self.passthrough, credential) {
+    fn may_pass(&self, method: &Method, target: &str, credential: &Credential) -> bool {
+        match (self.settings.passthrough, credential) {
             (Passthrough::Off, _) => false,
             (Passthrough::All, _) | (Passthrough::Sdk, Credential::Client(_)) => true,
-            (Passthrough::Sdk, Credential::Configured) => is_sdk_call(method, path),
+            (Passthrough::Sdk, Credential::Configured) => is_sdk_call(method, target),
         }
     }
 
-    async fn ask_langfuse(
+    /// Puts the keys in, and returns them as they go. Keys that are still being fetched are waited for, once in vain
+    /// and then not again.
+    async fn authorize(
         &self,
-        request: Request<Incoming>,
-        credential: &Credential,
-    ) -> Result<Response<AnswerBody>, String> {
-        let (parts, body) = request.into_parts();
-        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let path = format!("/{}", path.trim_start_matches('/'));
-        let url = self
-            .upstream
-            .url(&path)
-            .ok_or("there is no address of Langfuse")?;
-        let mut headers = end_to_end(&parts.headers);
-        if *credential == Credential::Configured {
-            self.upstream
-                .keys()
-                .ok_or("the extension's keys are not there yet")?
-                .insert_into(&mut headers);
+        headers: &mut HeaderMap,
+        credential: Credential,
+    ) -> Option<HeaderValue> {
+        if credential == Credential::Configured {
+            self.ready_keys().await?.insert_into(headers);
         }
-        if let Some(length) = parts.headers.get(CONTENT_LENGTH) {
-            headers.insert(CONTENT_LENGTH, length.clone());
+        headers.get(AUTHORIZATION).cloned()
+    }
+
+    async fn ready_keys(&self) -> Option<ReadyKeys> {
+        if let Some(keys) = self.upstream.keys() {
+            return Some(keys);
         }
-        let client = self
-            .upstream
-            .client()
-            .ok_or("the HTTPS client could not be set up")?;
-        let mut asked = client.request(parts.method, url).headers(headers);
-        if !hyper::body::Body::is_end_stream(&body) {
-            asked = asked.body(reqwest::Body::wrap(body));
+        let waited_in_vain = &self.said.keys_missing;
+        if waited_in_vain.load(Ordering::Relaxed) {
+            return None;
         }
-        let response = asked
-            .send()
-            .await
-            .map_err(|error| error.without_url().to_string())?;
-        let mut answer = Response::new(());
-        *answer.status_mut() = response.status();
-        *answer.headers_mut() = end_to_end(response.headers());
-        Ok(answer.map(|()| reqwest::Body::from(response).boxed()))
+        let patience = self.settings.limits.passthrough_timeout;
+        let keys = tokio::time::timeout(patience, self.upstream.wait_for_keys()).await;
+        waited_in_vain.store(keys.is_err(), Ordering::Relaxed);
+        keys.ok()
+    }
+
+    /// Streams both bodies.
+    async fn relay(&self, question: Question, body: Incoming) -> Response<AnswerBody> {
+        let limit = self.settings.limits.body_bytes;
+        if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > limit {
+            return failed(&NoAnswer::Client(CutOff::TooLarge));
+        }
+        let answer = match self.ask(&question, Some(body), true).await {
+            Ok(response) => self.streamed(response, Bytes::new()),
+            Err(no_answer) => failed(&no_answer),
+        };
+        if prompts::changes_prompts(&question.method, &question.target) {
+            self.prompts(Prompts::clear);
+        }
+        answer
+    }
+
+    async fn prompt(self: Arc<Self>, question: Question, key: Key) -> Response<AnswerBody> {
+        match self
+            .prompts(|prompts| prompts.find(&key, SystemTime::now()))
+            .unwrap_or(Found::Nothing)
+        {
+            Found::Fresh(prompt) => kept(prompt),
+            Found::Stale(prompt, ask_again) => {
+                if ask_again {
+                    tokio::spawn(async move { self.fetch(question, key, false).await });
+                }
+                kept(prompt)
+            }
+            Found::Fallback(prompt) => match self.fetch(question, key, true).await {
+                Ok(answer) if !is_failure(answer.status()) => answer,
+                _ => kept(prompt),
+            },
+            Found::Nothing => self
+                .fetch(question, key, true)
+                .await
+                .unwrap_or_else(|no_answer| failed(&no_answer)),
+        }
+    }
+
+    /// Asks for a prompt and keeps it. `counts`: a failure says something about Langfuse, which it does not if nobody
+    /// keeps the sandbox from being frozen meanwhile.
+    async fn fetch(
+        &self,
+        mut question: Question,
+        key: Key,
+        counts: bool,
+    ) -> Result<Response<AnswerBody>, NoAnswer> {
+        // What is kept has to be readable for every client.
+        question.headers.remove(ACCEPT_ENCODING);
+        let mut response = self.ask(&question, None, counts).await?;
+        let status = response.response.status();
+        if matches!(
+            status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
+        ) {
+            self.prompts(|prompts| prompts.remove(&key));
+        }
+        if status != StatusCode::OK {
+            return Ok(self.streamed(response, Bytes::new()));
+        }
+        let headers = end_to_end(response.response.headers());
+        let patience = self.settings.limits.passthrough_timeout;
+        let body = response.response.body_mut();
+        let read = tokio::time::timeout(
+            patience,
+            relay::read_some(body, prompts::PROMPT_LIMIT_BYTES),
+        );
+        let (body, is_all) = match read.await {
+            Ok(Ok(read)) => read,
+            Ok(Err(error)) => return Err(NoAnswer::Failed(error.to_string())),
+            Err(_) => return Err(NoAnswer::TooLate),
+        };
+        if !is_all {
+            return Ok(self.streamed(response, body));
+        }
+        let prompt = Prompt { headers, body };
+        let answer = kept(prompt.clone());
+        self.prompts(|prompts| prompts.keep(key, prompt, SystemTime::now()));
+        Ok(answer)
+    }
+
+    /// `None` where prompts are not kept.
+    fn prompts<T>(&self, change: impl FnOnce(&mut Prompts) -> T) -> Option<T> {
+        let prompts = self.prompts.as_ref()?;
+        Some(change(
+            &mut prompts.lock().unwrap_or_else(PoisonError::into_inner),
+        ))
+    }
+
+    /// Waits for the head of Langfuse's answer.
+    async fn ask(
+        &self,
+        question: &Question,
+        body: Option<Incoming>,
+        counts: bool,
+    ) -> Result<Answer, NoAnswer> {
+        if self.inputs.ask(Input::IsLangfuseBad).await.unwrap_or(true) {
+            return Err(NoAnswer::KnownToBeBad);
+        }
+        let no_address = NoAnswer::NotAsked("there is no address of Langfuse");
+        let url = self.upstream.url(&question.target).ok_or(no_address)?;
+        let no_client = NoAnswer::NotAsked("the HTTPS client could not be set up");
+        let client = self.upstream.client().ok_or(no_client)?;
+        let limits = &self.settings.limits;
+        let deadline = Instant::now() + limits.passthrough_total_timeout;
+        let idle = limits.passthrough_timeout;
+        let mut request = client
+            .request(question.method.clone(), url)
+            .headers(question.headers.clone());
+        let mut progress = Progress::new();
+        if let Some(body) = body.filter(|body| !body.is_end_stream()) {
+            let body = Relayed::new(body, limits.body_bytes, idle, deadline);
+            progress = body.progress();
+            request = request.body(reqwest::Body::wrap(body));
+        }
+        let answer = progress.wait_for(request.send(), idle, deadline).await;
+        let client_failed = progress.cut_off_for().map(NoAnswer::Client);
+        let answered = matches!(answer, Some(Ok(_)));
+        if answered || counts && client_failed.is_none() {
+            self.inputs.event(Event::PassedThrough { answered });
+        }
+        match (answer, client_failed) {
+            (Some(Ok(response)), _) => Ok(Answer {
+                response: response.into(),
+                deadline,
+            }),
+            (_, Some(client_failed)) => Err(client_failed),
+            (Some(Err(error)), None) => Err(NoAnswer::Failed(error.without_url().to_string())),
+            (None, None) => Err(NoAnswer::TooLate),
+        }
+    }
+
+    /// The answer as it comes, after what was read of it already.
+    fn streamed(&self, answer: Answer, ahead: Bytes) -> Response<AnswerBody> {
+        let (parts, body) = answer.response.into_parts();
+        let idle = self.settings.limits.passthrough_timeout;
+        let body = Relayed::new(body, usize::MAX, idle, answer.deadline).after(ahead);
+        let mut streamed = Response::new(body.boxed());
+        *streamed.status_mut() = parts.status;
+        *streamed.headers_mut() = end_to_end(&parts.headers);
+        streamed
     }
 }
 
-/// Prompt names may hold anything, so only whole segments count, and nothing that climbs.
-fn is_sdk_call(method: &Method, path: &str) -> bool {
-    let path = path
-        .trim_start_matches('/')
-        .strip_prefix("api/public/")
-        .unwrap_or_default();
-    let climbs = path.split('/').any(|segment| {
-        let decoded = segment.replace("%2e", ".").replace("%2E", ".");
-        decoded == "." || decoded == ".."
-    });
-    let allowed = |(_, start): &&(&Method, &str)| {
-        path.strip_prefix(start)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    !climbs
-        && SDK_CALLS
-            .iter()
-            .filter(allowed)
-            .any(|(allowed, _)| **allowed == *method)
+/// Langfuse's answer, whose body has until the deadline.
+struct Answer {
+    response: Response<reqwest::Body>,
+    deadline: Instant,
 }
 
-/// The headers that concern both ends, rather than one connection.
+/// Langfuse, or what stands before it, could not say.
+fn is_failure(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+        )
+}
+
+fn kept(prompt: Prompt) -> Response<AnswerBody> {
+    let mut answer = Response::new(
+        Full::new(prompt.body)
+            .map_err(|never| match never {})
+            .boxed(),
+    );
+    *answer.headers_mut() = prompt.headers;
+    answer
+}
+
+/// The headers that concern both ends, rather than one connection. How long a body is follows from the body.
 fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     let named = headers
         .get_all(http::header::CONNECTION)
@@ -164,35 +318,20 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
         .collect()
 }
 
-fn failed(reason: &str) -> Response<AnswerBody> {
-    tracing::debug!(reason, "a request could not be passed to Langfuse");
-    let body = serde_json::json!({ "message": reason, "error": "FailedDependency" }).to_string();
-    complete(
-        StatusCode::FAILED_DEPENDENCY,
-        "application/json",
-        Bytes::from(body),
-    )
+fn failed(no_answer: &NoAnswer) -> Response<AnswerBody> {
+    tracing::debug!(reason = %no_answer, "a request could not be passed to Langfuse");
+    let (status, error) = match no_answer {
+        NoAnswer::Client(CutOff::TooLarge) => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLargeError")
+        }
+        NoAnswer::Client(_) => (StatusCode::BAD_REQUEST, "InvalidRequestError"),
+        _ => (StatusCode::FAILED_DEPENDENCY, "FailedDependency"),
+    };
+    message(status, error, &no_answer.to_string())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn with_injected_keys_only_what_sdks_ask_passes() {
-        let passes = |method, path| is_sdk_call(&method, path);
-        assert!(passes(Method::GET, "/api/public/v2/prompts/movie%2Fcritic"));
-        assert!(passes(Method::GET, "//api/public/projects"));
-        assert!(passes(Method::PATCH, "/api/public/media/abc"));
-        for (method, path) in [
-            (Method::GET, "/api/public/traces"),
-            (Method::DELETE, "/api/public/v2/prompts/x"),
-            (Method::GET, "/api/public/projects2"),
-            (Method::GET, "/api/public/projects/../traces"),
-            (Method::GET, "/api/public/projects/%2e%2E/traces"),
-            (Method::GET, "/api/public/scores"),
-        ] {
-            assert!(!passes(method, path), "{path}");
-        }
-    }
+/// In the shape of Langfuse's own errors.
+fn message(status: StatusCode, error: &str, message: &str) -> Response<AnswerBody> {
+    let body = serde_json::json!({ "message": message, "error": error }).to_string();
+    complete(status, "application/json", Bytes::from(body))
 }

@@ -70,8 +70,8 @@ pub(super) fn credential(
     }
 }
 
-/// The route of data that came with these headers.
-pub(super) fn route(headers: &HeaderMap, door: Door, credential: Credential) -> Arc<Route> {
+/// The route of data that came with these headers. Credentials are never among the headers that travel on.
+pub fn route(headers: &HeaderMap, door: Door, credential: Credential) -> Arc<Route> {
     let travels = |name: &HeaderName| {
         !(HOP_BY_HOP.contains(name)
             || OF_ONE_REQUEST.contains(name)

@@ -37,14 +37,27 @@ fn headline(runs: &[Run], verdict: &Verdict) -> String {
     let (lost_direct, _) = lost_and_doubled(runs, |way| !way.has_extension());
     let (lost, doubled) = lost_and_doubled(runs, Way::has_extension);
     let cards = [
-        card("bad", "Langfuse hung, direct", &during(Way::Direct, Health::Hung), "median handler time"),
+        card(
+            "bad",
+            "Langfuse hung, direct",
+            &during(Way::Direct, Health::Hung),
+            "median handler time",
+        ),
         card(
             "good",
             "Langfuse hung, through the extension",
             &during(Way::Extension, Health::Hung),
-            &format!("median handler time; {} when healthy", during(Way::Extension, Health::Healthy)),
+            &format!(
+                "median handler time; {} when healthy",
+                during(Way::Extension, Health::Healthy)
+            ),
         ),
-        card("bad", "Lost, direct", &lost_direct.to_string(), "spans and scores, over all three runs"),
+        card(
+            "bad",
+            "Lost, direct",
+            &lost_direct.to_string(),
+            "spans and scores, over all three runs",
+        ),
         card(
             if lost + doubled == 0 { "good" } else { "bad" },
             "Lost or doubled, through the extension",
@@ -55,7 +68,10 @@ fn headline(runs: &[Run], verdict: &Verdict) -> String {
     let (class, outcome) = if verdict.problems.is_empty() {
         ("good", "Every promise held in this run.")
     } else {
-        ("bad", "A promise was broken in this run; the text says which.")
+        (
+            "bad",
+            "A promise was broken in this run; the text says which.",
+        )
     };
     format!(
         "<header><h1>Nothing Langfuse does reaches the handler</h1><p>The same Lambda function, traced with \
@@ -107,7 +123,10 @@ const LEGEND: &str = "<ul class=\"legend\">\
 fn section(runs: &[Run], health: Health) -> String {
     let panels: String = Way::ALL
         .iter()
-        .filter_map(|way| runs.iter().find(|run| run.way == *way && run.health == health))
+        .filter_map(|way| {
+            runs.iter()
+                .find(|run| run.way == *way && run.health == health)
+        })
         .map(figure)
         .collect();
     let (title, note) = match health {
@@ -131,7 +150,11 @@ fn figure(run: &Run) -> String {
         Way::ExtensionUnflushed => "Through the extension, no flush(), LANGFUSE_FLUSH_AT=1",
     };
     let fates = [("spans", run.spans), ("scores", run.scores)].map(|(what, tally)| {
-        let class = if tally.lost + tally.doubled == 0 { "good" } else { "bad" };
+        let class = if tally.lost + tally.doubled == 0 {
+            "good"
+        } else {
+            "bad"
+        };
         format!(
             "<span class=\"{class}\">{} of {} {what} delivered, {} lost, {} doubled</span>",
             tally.delivered, tally.sent, tally.lost, tally.doubled
@@ -187,14 +210,18 @@ mod tests {
         let page = sample_page();
         let xml = page.trim_start_matches("<!DOCTYPE html>");
         let document = roxmltree::Document::parse(xml).unwrap();
-        let panels = document.descendants().filter(|node| node.has_tag_name("svg"));
+        let panels = document
+            .descendants()
+            .filter(|node| node.has_tag_name("svg"));
         assert_eq!(panels.count(), Health::ALL.len() * Way::ALL.len());
     }
 
     #[test]
     fn the_page_fetches_nothing() {
         let page = sample_page();
-        for link in ["href", "src=", "url(", "@import", "http:", "https:", "<script"] {
+        for link in [
+            "href", "src=", "url(", "@import", "http:", "https:", "<script",
+        ] {
             assert!(!page.contains(link), "{link}");
         }
     }

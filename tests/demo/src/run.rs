@@ -73,7 +73,10 @@ pub(crate) async fn run(
     let tmp = tempfile::tempdir().map_err(at(&std::env::temp_dir()))?;
     let lambda = function(setup, way, &langfuse)?
         .tmp_dir(tmp.path())
-        .extension_env("LANGFUSE_EXTENSION_SPOOL_DIR", tmp.path().join("spool").to_string_lossy())
+        .extension_env(
+            "LANGFUSE_EXTENSION_SPOOL_DIR",
+            tmp.path().join("spool").to_string_lossy(),
+        )
         .start()
         .await?;
     if let Some(fault) = health.fault() {
@@ -93,7 +96,12 @@ pub(crate) async fn run(
         progress(&turns[turns.len() - 1]);
     }
     let report = lambda.shutdown().await;
-    let shutdown = place_requests(&mut turns, &lambda.timeline(), &langfuse.requests(), &report);
+    let shutdown = place_requests(
+        &mut turns,
+        &lambda.timeline(),
+        &langfuse.requests(),
+        &report,
+    );
     let (spans, scores) = tallies(&lambda, &langfuse);
     Ok(Run {
         way,
@@ -148,7 +156,11 @@ fn turn(step: Step, invocation: &Invocation, timeline: &[Entry]) -> Turn {
         Event::Frozen { .. } => Some(last.at.saturating_sub(began?)),
         _ => None,
     });
-    let error = invocation.result.as_ref().err().or(invocation.fault.as_ref());
+    let error = invocation
+        .result
+        .as_ref()
+        .err()
+        .or(invocation.fault.as_ref());
     Turn {
         step,
         response: since_start(invocation.responded_after),
@@ -179,9 +191,7 @@ fn place_requests(
         .iter()
         .filter(|entry| matches!(entry.event, Event::InvokeStarted { .. }))
         .collect();
-    let spindown = |entry: &&Entry| {
-        matches!(&entry.event, Event::TeardownStarted { reason } if *reason == report.reason)
-    };
+    let spindown = |entry: &&Entry| matches!(&entry.event, Event::TeardownStarted { reason } if *reason == report.reason);
     let end = timeline.iter().rev().find(spindown);
     let mut shutdown = Shutdown {
         took: report.took,
@@ -189,7 +199,10 @@ fn place_requests(
         requests: Vec::new(),
     };
     for request in requests {
-        let arrived = request.arrived_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let arrived = request
+            .arrived_at
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let since = |entry: &Entry| arrived.checked_sub(Duration::from_millis(entry.unix_ms));
         let placed = |at| Request {
             at,

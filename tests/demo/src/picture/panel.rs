@@ -20,9 +20,7 @@ const LEAST_WIDTH: f64 = 2.0;
 /// The drawing of a run.
 pub(crate) fn draw(run: &Run) -> String {
     let height = TOP + LINE_HEIGHT * (count(run.turns.len()) + 1.0) + 6.0;
-    let mut svg = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">"
-    );
+    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">");
     axis(&mut svg, height);
     for (index, turn) in run.turns.iter().enumerate() {
         let next = run.turns.get(index + 1);
@@ -53,8 +51,18 @@ fn axis(svg: &mut String, height: f64) {
 /// Handler, hold and freeze one after another, the requests above them, the response's time behind them.
 fn line(svg: &mut String, top: f64, turn: &Turn, next: Option<&Turn>) {
     let note = turn.init.map(|init| format!("init {}", readable(init)));
-    name(svg, top, turn.step.label, note.as_deref(), turn.step.recovered);
-    let class = if turn.failure.is_some() { "killed" } else { "handler" };
+    name(
+        svg,
+        top,
+        turn.step.label,
+        note.as_deref(),
+        turn.step.recovered,
+    );
+    let class = if turn.failure.is_some() {
+        "killed"
+    } else {
+        "handler"
+    };
     bar(svg, class, top, Duration::ZERO, turn.response);
     let mut end = turn.response;
     if let (Some(done), Some(held)) = (turn.done, turn.held)
@@ -78,7 +86,13 @@ fn shutdown(svg: &mut String, top: f64, run: &Run) {
     name(svg, top, "shutdown", None, true);
     bar(svg, "held", top, Duration::ZERO, run.shutdown.took);
     requests(svg, top, &run.shutdown.requests);
-    text(svg, "time", x(run.shutdown.took) + 6.0, top + 26.0, &readable(run.shutdown.took));
+    text(
+        svg,
+        "time",
+        x(run.shutdown.took) + 6.0,
+        top + 26.0,
+        &readable(run.shutdown.took),
+    );
 }
 
 fn name(svg: &mut String, top: f64, label: &str, note: Option<&str>, healthy: bool) {
@@ -102,7 +116,13 @@ fn caption(svg: &mut String, top: f64, end: Duration, turn: &Turn) {
     if behind < END_X - 130.0 {
         text(svg, "time", behind, top + 26.0, &words);
     } else if turn.failure.is_some() || x(turn.response) > END_X - 130.0 {
-        text(svg, "time inside", x(turn.response) - 6.0, top + 26.0, &words);
+        text(
+            svg,
+            "time inside",
+            x(turn.response) - 6.0,
+            top + 26.0,
+            &words,
+        );
     } else {
         text(svg, "time", behind.min(END_X - 30.0), top + 26.0, &words);
     }
@@ -134,7 +154,10 @@ fn requests(svg: &mut String, top: f64, requests: &[Request]) {
 }
 
 fn text(svg: &mut String, class: &str, x: f64, y: f64, words: &str) {
-    let _ = write!(svg, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{words}</text>");
+    let _ = write!(
+        svg,
+        "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{words}</text>"
+    );
 }
 
 const _: () = assert!(FREEZE.as_secs() < 20, "a freeze must fit the axis");

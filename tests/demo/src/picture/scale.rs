@@ -41,6 +41,9 @@ mod tests {
 
     #[test]
     fn marks_are_written_in_seconds() {
-        assert_eq!(MARKS_MS.map(label), ["0", "0.1 s", "0.5 s", "2 s", "5 s", "10 s", "20 s"]);
+        assert_eq!(
+            MARKS_MS.map(label),
+            ["0", "0.1 s", "0.5 s", "2 s", "5 s", "10 s", "20 s"]
+        );
     }
 }

@@ -1,0 +1,72 @@
+//! What one client, or all of them together, can make the receiver hold, and for how long.
+
+use std::time::Duration;
+
+use super::prompts::{PROMPT_FRESH, PROMPT_REVALIDATED};
+
+/// Connections served at once; further ones wait to be accepted. An SDK keeps two or three.
+pub const MAX_CONNECTIONS: usize = 128;
+
+/// How long a connection may stay unused, or take to send the head of a request. It is long because a client that finds
+/// its connection closed at the very moment of sending does not always send again.
+pub const HEAD_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// The most headers of a request.
+pub const MAX_HEADERS: usize = 64;
+
+/// The largest head of a request.
+pub const HEAD_LIMIT_BYTES: usize = 64 << 10;
+
+/// The largest body that is taken or passed through, as it is sent. LLM payloads of 10 MB were seen.
+pub const BODY_LIMIT_BYTES: usize = 20 << 20;
+
+/// The bodies being read at any moment, together; further bytes wait.
+pub const OPEN_BODIES_LIMIT_BYTES: usize = 2 * BODY_LIMIT_BYTES;
+
+/// How long a client may take to send a body.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long Langfuse may be silent: before its answer begins, or between two pieces of a body in either direction.
+pub const PASSTHROUGH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a passed-through request may take altogether, however steadily its bodies flow.
+pub const PASSTHROUGH_TOTAL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The limits of one receiver, so that tests reach them sooner than real clients do.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// See [`MAX_CONNECTIONS`].
+    pub connections: usize,
+    /// See [`HEAD_TIMEOUT`].
+    pub head_timeout: Duration,
+    /// See [`BODY_LIMIT_BYTES`].
+    pub body_bytes: usize,
+    /// See [`OPEN_BODIES_LIMIT_BYTES`]. Never less than one body.
+    pub open_bodies_bytes: usize,
+    /// See [`BODY_TIMEOUT`].
+    pub body_timeout: Duration,
+    /// See [`PASSTHROUGH_TIMEOUT`].
+    pub passthrough_timeout: Duration,
+    /// See [`PASSTHROUGH_TOTAL_TIMEOUT`].
+    pub passthrough_total_timeout: Duration,
+    /// See [`PROMPT_FRESH`].
+    pub prompt_fresh: Duration,
+    /// See [`PROMPT_REVALIDATED`].
+    pub prompt_revalidated: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: MAX_CONNECTIONS,
+            head_timeout: HEAD_TIMEOUT,
+            body_bytes: BODY_LIMIT_BYTES,
+            open_bodies_bytes: OPEN_BODIES_LIMIT_BYTES,
+            body_timeout: BODY_TIMEOUT,
+            passthrough_timeout: PASSTHROUGH_TIMEOUT,
+            passthrough_total_timeout: PASSTHROUGH_TOTAL_TIMEOUT,
+            prompt_fresh: PROMPT_FRESH,
+            prompt_revalidated: PROMPT_REVALIDATED,
+        }
+    }
+}

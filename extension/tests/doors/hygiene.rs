@@ -1,0 +1,192 @@
+//! Who else finds the port, and what they are told.
+
+use langfuse_extension::config::Accept;
+use langfuse_extension::receiver::ADVICE;
+use reqwest::Method;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{BASIC, Doors, Setup, TRACES, noise, span};
+
+#[tokio::test]
+async fn a_grpc_exporter_is_told_in_its_own_protocol_what_to_change() {
+    let doors = Doors::open(Setup::default()).await;
+    let mut stream = doors.connect().await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    stream.write_all(preface).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(&answer[..9], b"\0\0\0\x04\0\0\0\0\0");
+    // GOAWAY, with HTTP_1_1_REQUIRED.
+    assert_eq!((answer[12], answer[25]), (7, 0x0d));
+    assert!(answer.ends_with(ADVICE.as_bytes()));
+}
+
+#[tokio::test]
+async fn grpc_over_http_1_is_refused_with_the_same_words() {
+    let doors = Doors::open(Setup::default()).await;
+    let path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+    let request = doors
+        .request(Method::POST, path)
+        .header("content-type", "application/grpc+proto");
+    let answer = request.body("x").send().await.unwrap();
+    assert_eq!(answer.status(), 415);
+    assert!(
+        answer
+            .text()
+            .await
+            .unwrap()
+            .contains("OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf")
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_asks_whether_to_continue_is_told_to() {
+    let mut doors = Doors::open(Setup::default()).await;
+    doors.invoke();
+    let body = span(1, "continued").to_string();
+    let head = format!(
+        "POST {TRACES} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {BASIC}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    let mut stream = doors.connect().await;
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(body.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    doors.finish().await;
+    assert_eq!(doors.langfuse.observations().len(), 1);
+}
+
+#[tokio::test]
+async fn encodings_in_several_headers_count_as_one_list() {
+    let mut doors = Doors::open(Setup::default()).await;
+    doors.invoke();
+    let request = doors
+        .request(Method::POST, TRACES)
+        .header("content-type", "application/json");
+    let request = request
+        .header("content-encoding", "identity")
+        .header("content-encoding", "gzip");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, span(1, "twice").to_string().as_bytes()).unwrap();
+    let answer = request.body(gzip.finish().unwrap()).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    doors.finish().await;
+    assert_eq!(doors.langfuse.observations().len(), 1);
+}
+
+#[tokio::test]
+async fn spans_without_a_sign_of_langfuse_are_discarded_where_the_setting_says_so() {
+    let mut setup = Setup {
+        own_keys: true,
+        ..Setup::default()
+    };
+    setup.receiver.accept = Accept::Langfuse;
+    let mut doors = Doors::open(setup).await;
+    doors.invoke();
+    let post = async |id: u64, path: &str, header: Option<(&str, &str)>| {
+        let request = doors.client.post(format!("{}{path}", doors.url));
+        let request = request.header("content-type", "application/json");
+        let request = header
+            .iter()
+            .fold(request, |it, (name, value)| it.header(*name, *value));
+        request
+            .body(span(id, "x").to_string())
+            .send()
+            .await
+            .unwrap()
+            .status()
+    };
+    assert_eq!(post(0, "/v1/traces", None).await, 200);
+    assert_eq!(
+        post(1, "/v1/traces", Some(("authorization", BASIC))).await,
+        200
+    );
+    assert_eq!(
+        post(2, "/v1/traces", Some(("x_langfuse_sdk_name", "python"))).await,
+        200
+    );
+    assert_eq!(post(3, TRACES, None).await, 200);
+    doors.finish().await;
+    let mut ids: Vec<_> = doors
+        .langfuse
+        .observations()
+        .iter()
+        .map(|it| it.span_id.clone())
+        .collect();
+    ids.sort();
+    assert_eq!(ids, [2, 3, 4].map(|id| format!("{id:016x}")));
+}
+
+#[tokio::test]
+async fn plain_otlp_travels_without_headers_it_did_not_have() {
+    let mut doors = Doors::open(Setup {
+        own_keys: true,
+        ..Setup::default()
+    })
+    .await;
+    doors.invoke();
+    let request = doors.client.post(format!("{}/v1/traces", doors.url));
+    let request = request
+        .header("content-type", "application/json")
+        .header("user-agent", "OTel");
+    assert_eq!(
+        request
+            .body(span(1, &noise(100, 1)).to_string())
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
+    doors.finish().await;
+    let observation = &doors.langfuse.observations()[0];
+    let storage: Vec<_> = observation.storage_headers.keys().cloned().collect();
+    assert_eq!(storage, ["content-type", "x-langfuse-public-key"]);
+    assert_eq!(observation.project.as_deref(), Some("project-test"));
+    assert_eq!(
+        doors.langfuse.requests()[0].header("user-agent"),
+        Some("OTel")
+    );
+}
+
+#[tokio::test]
+async fn metrics_and_logs_are_acknowledged_and_go_nowhere() {
+    let mut doors = Doors::open(Setup::default()).await;
+    doors.invoke();
+    for path in [
+        "/v1/metrics",
+        "/v1/logs",
+        "/api/public/otel/v1/metrics",
+        "//v1/logs/",
+    ] {
+        assert_eq!(doors.post(path, &json!({})).await, 200, "{path}");
+    }
+    doors.finish().await;
+    assert!(doors.langfuse.requests().is_empty());
+}
+
+#[tokio::test]
+async fn web_pages_and_other_hosts_are_refused() {
+    let doors = Doors::open(Setup::default()).await;
+    let get = || doors.request(Method::GET, "/api/public/projects");
+    let from_page = get()
+        .header("origin", "https://evil.example")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(from_page.status(), 403);
+    let rebound = get()
+        .header("host", "evil.example:4318")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(rebound.status(), 403);
+    assert!(doors.langfuse.requests().is_empty());
+}

@@ -1,0 +1,213 @@
+//! The doors as an app finds them, with a Langfuse behind.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::HeaderValue;
+use lambda_emulator::fake_langfuse::{Config, FakeLangfuse, Project};
+use langfuse_extension::agent::{Agent, Event, Input, Inputs};
+use langfuse_extension::config::{Accept, Passthrough};
+use langfuse_extension::exporter::Exporter;
+use langfuse_extension::platform::PlatformEvent;
+use langfuse_extension::receiver::{Limits, Receiver, Settings};
+use langfuse_extension::upstream::{ReadyKeys, Upstream};
+use langfuse_extension_core::Settings as CoreSettings;
+use langfuse_extension_core::strategy::Strategy;
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+/// Longer than anything here takes, so that a test that would hang fails instead.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `pk-lf-test:sk-lf-test`, the fake's first project.
+pub(crate) const BASIC: &str = "Basic cGstbGYtdGVzdDpzay1sZi10ZXN0";
+/// `pk-lf-second:sk-lf-second`, its second one.
+pub(crate) const SECOND: &str = "Basic cGstbGYtc2Vjb25kOnNrLWxmLXNlY29uZA==";
+pub(crate) const TRACES: &str = "/api/public/otel/v1/traces";
+pub(crate) const INGESTION: &str = "/api/public/ingestion";
+pub(crate) const SCORES: &str = "/api/public/scores";
+
+/// What differs between the tests.
+pub(crate) struct Setup {
+    pub(crate) receiver: Settings,
+    pub(crate) core: CoreSettings,
+    pub(crate) langfuse: Config,
+    pub(crate) own_keys: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            receiver: Settings {
+                passthrough: Passthrough::Sdk,
+                accept: Accept::All,
+                prompt_cache: true,
+                has_keys: false,
+                limits: Limits::default(),
+            },
+            core: CoreSettings {
+                spool: false,
+                strategy: Strategy::End,
+                flush_budget: PATIENCE,
+                request_timeout: PATIENCE,
+                grace_limit: Duration::from_millis(1),
+                max_data_age: Duration::from_hours(1),
+                ..CoreSettings::default()
+            },
+            langfuse: Config::default(),
+            own_keys: false,
+        }
+    }
+}
+
+pub(crate) struct Doors {
+    pub(crate) langfuse: FakeLangfuse,
+    pub(crate) url: String,
+    pub(crate) client: Client,
+    pub(crate) inputs: Inputs,
+    pub(crate) upstream: Upstream,
+    released: mpsc::UnboundedReceiver<()>,
+    _reread_keys: mpsc::UnboundedReceiver<()>,
+}
+
+impl Doors {
+    pub(crate) async fn open(setup: Setup) -> Self {
+        let langfuse = FakeLangfuse::start(setup.langfuse).unwrap();
+        let upstream = Upstream::open(Some(langfuse.url().parse().unwrap()), None);
+        let (inputs, events) = Inputs::channel();
+        let (ask_next, released) = mpsc::unbounded_channel();
+        let (reread_keys, reread) = mpsc::unbounded_channel();
+        let exporter = Exporter::new(upstream.clone(), inputs.clone());
+        let agent = Agent::new(setup.core, events, ask_next, exporter, None, reread_keys);
+        tokio::spawn(agent.run());
+        let mut settings = setup.receiver;
+        settings.has_keys |= setup.own_keys;
+        let receiver = Receiver::new(inputs.clone(), upstream.clone(), settings);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(Arc::new(receiver).serve(listener));
+        let mut doors = Self {
+            langfuse,
+            url,
+            client: client(&upstream),
+            inputs,
+            upstream,
+            released,
+            _reread_keys: reread,
+        };
+        if setup.own_keys {
+            doors.give_keys();
+        }
+        doors.inputs.event(Event::Registered { invoke: true });
+        // From now on the end of an invocation is told, and never guessed.
+        doors.inputs.event(Event::TelemetrySpeaks);
+        doors.released().await;
+        doors
+    }
+
+    pub(crate) fn give_keys(&self) {
+        let keys = ReadyKeys::new(Project::PUBLIC_KEY.into(), HeaderValue::from_static(BASIC));
+        self.upstream.set_keys(keys);
+        self.inputs.event(Event::KeysReady);
+    }
+
+    /// Lets an invocation begin.
+    pub(crate) fn invoke(&self) {
+        let deadline = SystemTime::now() + Duration::from_mins(10);
+        let deadline = deadline.duration_since(UNIX_EPOCH).unwrap().as_millis();
+        self.inputs.send(Input::Platform(PlatformEvent::Invoke {
+            request_id: "invocation".into(),
+            deadline_epoch_ms: deadline.try_into().unwrap(),
+        }));
+    }
+
+    /// Lets it end, and waits until the sandbox is released: everything is sent by then, or held for later.
+    pub(crate) async fn finish(&mut self) {
+        self.inputs.event(Event::RuntimeDone {
+            request_id: "invocation".into(),
+        });
+        self.released().await;
+    }
+
+    async fn released(&mut self) {
+        tokio::time::timeout(PATIENCE, self.released.recv())
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client
+            .request(method, format!("{}{path}", self.url))
+            .header("authorization", BASIC)
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> u16 {
+        let request = self
+            .request(Method::POST, path)
+            .header("content-type", "application/json");
+        request
+            .body(body.to_string())
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> reqwest::Response {
+        self.request(Method::GET, path).send().await.unwrap()
+    }
+
+    /// How many requests Langfuse has had whose target begins so.
+    pub(crate) fn asked(&self, target: &str) -> usize {
+        let requests = self.langfuse.requests();
+        requests
+            .iter()
+            .filter(|request| request.target.starts_with(target))
+            .count()
+    }
+
+    /// A connection on which a test speaks for itself.
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.url.strip_prefix("http://").unwrap())
+            .await
+            .unwrap()
+    }
+}
+
+pub(crate) fn client(upstream: &Upstream) -> Client {
+    let no_redirects = reqwest::redirect::Policy::none();
+    upstream
+        .client_with(|it| it.no_proxy().redirect(no_redirects).timeout(PATIENCE))
+        .unwrap()
+}
+
+/// One span as an OTLP/JSON request.
+pub(crate) fn span(id: u64, text: &str) -> Value {
+    json!({"resourceSpans": [{"scopeSpans": [{"scope": {"name": "test"}, "spans": [
+        {"traceId": format!("{:032x}", id + 1), "spanId": format!("{:016x}", id + 1), "name": "work",
+         "attributes": [{"key": "text", "value": {"stringValue": text}}]}
+    ]}]}]})
+}
+
+pub(crate) fn score_event(id: &str, comment: &str) -> Value {
+    json!({"id": id, "type": "score-create", "timestamp": "2026-01-01T00:00:00.000Z",
+        "body": {"id": format!("score-{id}"), "name": "quality", "value": 1, "traceId": "t", "comment": comment}})
+}
+
+/// Text that does not compress well.
+pub(crate) fn noise(bytes: usize, seed: u64) -> String {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = std::iter::repeat_with(move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(b'!' + u8::try_from((state >> 32) % 57).unwrap() + 1)
+    });
+    next.filter(|it| *it != '\\' && *it != '"')
+        .take(bytes)
+        .collect()
+}
