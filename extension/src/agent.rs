@@ -140,6 +140,11 @@ impl Agent {
         }
     }
 
+    /// The log has said already that no telemetry will come.
+    pub fn silence_is_known(&mut self) {
+        self.report.silence_is_known();
+    }
+
     /// Takes in one event after another until the sandbox ends.
     pub async fn run(mut self) {
         loop {

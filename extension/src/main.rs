@@ -118,13 +118,16 @@ async fn serve(mut config: Config, mut platform: Platform) -> ExitCode {
     );
     tokio::spawn(keyring.keep(inputs.clone(), keys_doubted));
     listen(&config, receiver).await;
-    subscribe(&mut platform, &inputs).await;
+    let subscribed = subscribe(&mut platform, &inputs).await;
 
     inputs.event(Event::Registered {
         invoke: platform.told_of_invocations,
     });
     let mut events_of_lambda = tokio::spawn(follow(platform, next_asked, inputs));
-    let agent = Agent::new(config.core, events, ask_next, exporter, disk, reread_keys);
+    let mut agent = Agent::new(config.core, events, ask_next, exporter, disk, reread_keys);
+    if !subscribed {
+        agent.silence_is_known();
+    }
     // A task of its own, so that a panic anywhere in it does not end the process, and with it the invocation.
     tokio::select! {
         end = tokio::spawn(agent.run()) => match end {
@@ -177,11 +180,13 @@ async fn listen(config: &Config, receiver: Receiver) {
     }
 }
 
-async fn subscribe(platform: &mut Platform, inputs: &Inputs) {
+/// Says whether the end of each invocation will be told.
+async fn subscribe(platform: &mut Platform, inputs: &Inputs) -> bool {
     match Telemetry::bind().await {
         Ok(telemetry) => match platform.subscribe(&telemetry.destination()).await {
             Ok(()) => {
                 tokio::spawn(telemetry.serve(inputs.clone()));
+                return true;
             }
             Err(error) => {
                 tracing::info!(%error, "no telemetry here; the end of an invocation is guessed");
@@ -191,6 +196,7 @@ async fn subscribe(platform: &mut Platform, inputs: &Inputs) {
             tracing::warn!(%error, "cannot listen for telemetry; the end of an invocation is guessed");
         }
     }
+    false
 }
 
 fn open_disk(config: &Config) -> Option<Disk> {
