@@ -107,6 +107,8 @@ pub struct Agent {
     /// Items that the spool had no room for, to be told to the core.
     not_stored: Vec<ItemId>,
     broken: bool,
+    /// SHUTDOWN has come.
+    ending: bool,
 }
 
 impl Agent {
@@ -134,6 +136,7 @@ impl Agent {
             report: Report::default(),
             not_stored: Vec::new(),
             broken: false,
+            ending: false,
         }
     }
 
@@ -235,6 +238,7 @@ impl Agent {
                 reason,
                 deadline_epoch_ms,
             } => {
+                self.ending = true;
                 self.report.shutting_down(reason);
                 Event::Shutdown { deadline_epoch_ms }
             }
@@ -248,15 +252,19 @@ impl Agent {
             return self.step_harmlessly(&event);
         }
         let now = self.clock.now();
-        let step = catch_unwind(AssertUnwindSafe(|| self.core.handle(event, now)));
-        let Ok(actions) = step else {
+        self.act(|core| core.handle(event, now))
+    }
+
+    /// Does what the core says. If it panics instead, it is not asked again.
+    fn act(&mut self, step: impl FnOnce(&mut Core<Payload>) -> Vec<Action<Payload>>) -> bool {
+        let Ok(actions) = catch_unwind(AssertUnwindSafe(|| step(&mut self.core))) else {
             tracing::error!(
                 "a fault in the extension: from here on it ships nothing, and does no harm"
             );
             self.broken = true;
             // Whether the sandbox was held is not known any more, so it is let go.
             let _ = self.next.send(());
-            return false;
+            return self.ending;
         };
         let mut ended = false;
         for action in actions {
@@ -352,5 +360,54 @@ impl Clock {
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or(Duration::ZERO),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::Upstream;
+
+    fn agent() -> (Agent, mpsc::UnboundedReceiver<()>) {
+        let (inputs, events) = Inputs::channel();
+        let (ask_next, next_asked) = mpsc::unbounded_channel();
+        let (reread_keys, _) = mpsc::unbounded_channel();
+        let exporter = Exporter::new(Upstream::open(None, None), inputs);
+        let settings = Settings::default();
+        let agent = Agent::new(settings, events, ask_next, exporter, None, reread_keys);
+        (agent, next_asked)
+    }
+
+    fn invoke() -> Input {
+        Input::Platform(PlatformEvent::Invoke {
+            request_id: "r".into(),
+            deadline_epoch_ms: 1,
+        })
+    }
+
+    fn shutdown() -> Input {
+        Input::Platform(PlatformEvent::Shutdown {
+            reason: "SPINDOWN".into(),
+            deadline_epoch_ms: 1,
+        })
+    }
+
+    #[tokio::test]
+    async fn after_a_panic_in_the_core_every_invocation_is_let_go_and_shutdown_ends_it() {
+        let (mut agent, mut next_asked) = agent();
+        assert!(!agent.act(|_| panic!("a fault in the core")));
+        assert!(next_asked.try_recv().is_ok(), "the sandbox is released");
+        for _ in 0..3 {
+            assert!(!agent.take(invoke()));
+            assert!(next_asked.try_recv().is_ok(), "the sandbox is released");
+        }
+        assert!(agent.take(shutdown()));
+    }
+
+    #[tokio::test]
+    async fn a_panic_during_shutdown_ends_it() {
+        let (mut agent, _next_asked) = agent();
+        agent.ending = true;
+        assert!(agent.act(|_| panic!("a fault in the core")));
     }
 }

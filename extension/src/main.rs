@@ -8,7 +8,7 @@ use langfuse_extension::config::{Config, ProcessEnvironment};
 use langfuse_extension::disk::Disk;
 use langfuse_extension::exporter::Exporter;
 use langfuse_extension::keys::Keyring;
-use langfuse_extension::platform::Platform;
+use langfuse_extension::platform::{Platform, PlatformEvent};
 use langfuse_extension::receiver::{self, Receiver};
 use langfuse_extension::telemetry::Telemetry;
 use langfuse_extension::upstream::Upstream;
@@ -128,30 +128,43 @@ async fn serve(mut config: Config, mut platform: Platform) -> ExitCode {
     inputs.event(Event::Registered {
         invoke: platform.told_of_invocations,
     });
-    let events_of_lambda = tokio::spawn(follow(platform, next_asked, inputs));
+    let mut events_of_lambda = tokio::spawn(follow(platform, next_asked, inputs));
     let mut agent = Agent::new(config.core, events, ask_next, exporter, disk, reread_keys);
     if !subscribed {
         agent.silence_is_known();
     }
+    // A task of its own, so that a panic anywhere in it does not end the process, and with it the invocation.
     tokio::select! {
-        () = agent.run() => ExitCode::SUCCESS,
-        _ = events_of_lambda => ExitCode::FAILURE,
+        end = tokio::spawn(agent.run()) => match end {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => events_of_lambda.await.unwrap_or(ExitCode::FAILURE),
+        },
+        end = &mut events_of_lambda => end.unwrap_or(ExitCode::FAILURE),
     }
 }
 
-/// Asks Lambda for the next event whenever the agent says so. Ends when Lambda's API has failed for good.
+/// Asks Lambda for the next event whenever the agent says so, and by itself once the agent is gone before SHUTDOWN.
+/// Ends with SHUTDOWN then, or when Lambda's API has failed for good.
 async fn follow(
     mut platform: Platform,
     mut next_asked: mpsc::UnboundedReceiver<()>,
     inputs: Inputs,
-) {
-    while next_asked.recv().await.is_some() {
+) -> ExitCode {
+    let mut shutting_down = false;
+    loop {
+        let agent_is_gone = next_asked.recv().await.is_none();
+        if agent_is_gone && shutting_down {
+            return ExitCode::SUCCESS;
+        }
         match platform.next().await {
-            Ok(event) => inputs.send(Input::Platform(event)),
+            Ok(event) => {
+                shutting_down = matches!(event, PlatformEvent::Shutdown { .. });
+                inputs.send(Input::Platform(event));
+            }
             Err(error) => {
                 tracing::error!(%error, "Lambda's API gives no next event, so the extension ends");
                 let _ = platform.exit_error("Extension.NextFailed").await;
-                return;
+                return ExitCode::FAILURE;
             }
         }
     }
@@ -219,4 +232,46 @@ fn start_logging(level: tracing::Level) {
 /// Lambda wants to be told the name of the file that it started.
 fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// Registers whoever asks, and then gives these events, one for each request.
+    async fn lambda(events: &'static [&'static str]) -> (String, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for body in std::iter::once(&"{}").chain(events) {
+                // Each request comes in one segment or two: its head, and a body that does not matter.
+                let mut head = Vec::new();
+                while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                    assert_ne!(stream.read_buf(&mut head).await.unwrap(), 0);
+                }
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nlambda-extension-identifier: x\r\ncontent-length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        (address, served)
+    }
+
+    #[tokio::test]
+    async fn without_its_agent_it_still_asks_for_every_event_until_shutdown() {
+        let invoke = r#"{"eventType":"INVOKE","requestId":"r","deadlineMs":1}"#;
+        let events = [invoke, invoke, r#"{"eventType":"SHUTDOWN","deadlineMs":1}"#];
+        let (address, served) = lambda(Box::leak(Box::new(events))).await;
+        let platform = Platform::register(&address, "x").await.unwrap();
+        let (inputs, _) = Inputs::channel();
+        let (ask_next, next_asked) = mpsc::unbounded_channel();
+        drop(ask_next);
+        let end = follow(platform, next_asked, inputs).await;
+        assert_eq!(end, ExitCode::SUCCESS);
+        served.await.unwrap();
+    }
 }

@@ -1,5 +1,11 @@
 //! Memory and disk are bounded, whatever arrives, and the app never waits because of it.
 
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "helpers of tests fail loudly"
+)]
+
 use std::io::Write;
 use std::net::TcpStream;
 
@@ -117,8 +123,8 @@ async fn a_client_that_stalls_in_a_body_holds_the_sandbox_no_longer_than_the_bud
             .is_some()
     );
     let mut connection = TcpStream::connect(world.listen).expect("a connection");
-    let head = "POST /v1/traces HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{";
-    connection.write_all(head.as_bytes()).expect("a head");
+    let beginning = "POST /v1/traces HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{";
+    connection.write_all(beginning.as_bytes()).expect("a head");
     let held = invocation.finished().await.held.unwrap();
     assert!(held < FLUSH_BUDGET + SLACK, "{held:?}\n{}", world.story());
     drop(connection);

@@ -34,7 +34,7 @@ async fn a_healthy_langfuse() {
 #[tokio::test]
 async fn a_hung_langfuse() {
     is_never_waited_for(World::start().await, |langfuse| {
-        langfuse.set_fault(Fault::HangBeforeAccepting)
+        langfuse.set_fault(Fault::HangBeforeAccepting);
     })
     .await;
 }
@@ -42,7 +42,7 @@ async fn a_hung_langfuse() {
 #[tokio::test]
 async fn a_langfuse_that_refuses_connections() {
     is_never_waited_for(World::start().await, |langfuse| {
-        langfuse.set_fault(Fault::Refuse)
+        langfuse.set_fault(Fault::Refuse);
     })
     .await;
 }
@@ -50,20 +50,26 @@ async fn a_langfuse_that_refuses_connections() {
 #[tokio::test]
 async fn a_langfuse_that_takes_ten_seconds() {
     let slow = Fault::latency(Duration::from_secs(10));
-    is_never_waited_for(World::start().await, |langfuse| langfuse.set_fault(slow)).await;
+    is_never_waited_for(World::start().await, |langfuse| {
+        langfuse.set_fault(slow);
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_langfuse_that_answers_byte_by_byte() {
     let drip = Fault::slow_drip(Duration::from_millis(200));
-    is_never_waited_for(World::start().await, |langfuse| langfuse.set_fault(drip)).await;
+    is_never_waited_for(World::start().await, |langfuse| {
+        langfuse.set_fault(drip);
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_langfuse_that_answers_with_errors() {
     for status in [401, 413, 429, 500, 503] {
         is_never_waited_for(World::start().await, |langfuse| {
-            langfuse.set_fault(Fault::status(status))
+            langfuse.set_fault(Fault::status(status));
         })
         .await;
     }

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let started = Instant::now();
+    let commit = one_line("git", &["describe", "--always", "--dirty", "--exclude=*"]);
     let baseline = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
         .iter()
         .filter(|cell| !cell.broken.is_empty())
         .collect();
-    let page = page(&table, &cells, &broken, &baseline, started.elapsed());
+    let page = page(&commit, &table, &cells, &baseline, started.elapsed());
     if let Err(error) = std::fs::write(&file, page) {
         eprintln!("{file}: {error}");
         return ExitCode::FAILURE;
@@ -62,12 +63,13 @@ fn main() -> ExitCode {
 }
 
 fn page(
+    commit: &str,
     table: &str,
     cells: &[Cell],
-    broken: &[&Cell],
     baseline: &[Duration],
     took: Duration,
 ) -> String {
+    let broken = cells.iter().filter(|cell| !cell.broken.is_empty()).count();
     let mut page = String::from(
         "# The fault matrix\n\nWhat Langfuse does × what happens to the sandbox, on the release binary under `lambda-emulator`. \
          Written by `make faults`, which fails if a promise is broken; do not edit.\n\n",
@@ -76,7 +78,7 @@ fn page(
         / f64::from(u32::try_from(baseline.len()).unwrap_or(1).max(1));
     let _ = write!(
         page,
-        "- Commit {}, on {}; {} cells in {:.0} s, {} of them with a broken promise.\n\
+        "- Commit {commit}, on {}; {} cells in {:.0} s, {} of them with a broken promise.\n\
          - Handler: from the event to the whole response, median (maximum), of a Python function that posts one trace of two \
          spans and waits for the answer. \"− none\": against the median of the same function without the extension and without \
          posting (mean {mean:.1} ms).\n\
@@ -86,11 +88,10 @@ fn page(
          - Doubled (counted): stored twice by Langfuse (sent again although it may have arrived, as the extension counts them).\n\
          - A half-open connection is played by a peer that reads and never answers. A freeze of hours differs from one of 2 s by \
          the wall clock alone, which the simulation (`make sim`) moves.\n\n",
-        one_line("git", &["describe", "--always", "--dirty", "--exclude=*"]),
         machine(),
         cells.len(),
         took.as_secs_f64(),
-        broken.len(),
+        broken,
     );
     page.push_str(table);
     page
