@@ -10,7 +10,7 @@ use langfuse_extension_core::traces::{Parent, SpanFact};
 use crate::langfuse::{Langfuse, Mode};
 use crate::load::Load;
 use crate::nature::{Style, Telemetry};
-use crate::world::{What, World};
+use crate::world::{Unit, What, World};
 
 /// Invocations within which a healthy Langfuse must have got everything.
 const CALM_INVOCATIONS: u64 = 300;
@@ -139,9 +139,8 @@ impl Lambda {
                     self.reset();
                 }
             }
-            What::FunctionTimeout(_) => {}
             What::HandlerEnds(n) if n == self.invocation => self.handler_ends(),
-            What::HandlerEnds(_) => {}
+            What::HandlerEnds(_) | What::FunctionTimeout(_) => {}
             What::Sigkill => self.process_ends(),
             What::Kill if self.calm_since.is_some() => {}
             What::Kill => self.world.dies_after_actions = Some(self.world.rng.between(0, 3)),
@@ -324,7 +323,7 @@ impl Lambda {
         let bytes = usize::try_from(bytes).expect("a size");
         let first = u32::try_from(self.world.units.len()).expect("a count");
         let end = first + u32::try_from(count).expect("a count");
-        self.world.units.resize(end as usize, Default::default());
+        self.world.units.resize(end as usize, Unit::default());
         let rng = &mut self.world.rng;
         let flawed = rng.one_in(30).then_some(first);
         let refused = rng.one_in(2);
