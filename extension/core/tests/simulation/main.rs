@@ -16,6 +16,7 @@
     reason = "the world's traits are independent of each other"
 )]
 
+mod app;
 mod checks;
 mod lambda;
 mod langfuse;
