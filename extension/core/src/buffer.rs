@@ -328,7 +328,8 @@ impl<P: Payload> Lane<P> {
                 .first()
                 .is_none_or(|first| first.history.goes_last == place.0);
             let fits = bytes <= limits.bytes && units <= limits.units && taken.len() < items;
-            if !(fits && together) && !taken.is_empty() {
+            let joins = fits && together;
+            if !taken.is_empty() && !joins {
                 break;
             }
             let place = *place;

@@ -199,7 +199,8 @@ impl Delivery {
 
     /// The sandbox was held for `held`, and something was still unsent at the end, or even `unanswered`.
     pub fn held_in_vain(&mut self, held: Duration, budget: Duration, unanswered: bool, now: Now) {
-        self.paid = (budget - self.left_of(budget, now)).saturating_add(held);
+        let paid = budget.saturating_sub(self.left_of(budget, now));
+        self.paid = paid.saturating_add(held);
         self.pardon = Some(Timer::new(now, PARDON_AFTER));
         let no_answer = unanswered && self.paid >= budget;
         if no_answer && !matches!(self.health, Health::Bad { .. } | Health::Probing) {

@@ -106,3 +106,19 @@ impl Ledger {
             .saturating_sub(self.delivered + self.spooled + self.dropped.total())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_reasons_that_occurred_are_told() {
+        let mut dropped = Dropped::default();
+        assert_eq!(dropped.iter().count(), 0);
+        dropped.add(DropReason::Refused, 3);
+        assert_eq!(
+            dropped.iter().collect::<Vec<_>>(),
+            [(DropReason::Refused, 3)]
+        );
+    }
+}

@@ -125,3 +125,16 @@ fn twenty_thousand_tiny_items_go_through_an_outage() {
     }
     assert_eq!(sandbox.core.held_units(), 0);
 }
+
+#[test]
+fn every_byte_is_charged_until_its_item_is_done_with() {
+    let mut sandbox = Sandbox::new(Settings::default());
+    sandbox.invoke("r1");
+    sandbox.post("a");
+    sandbox.post("b");
+    assert_eq!(sandbox.core.held_bytes(), 2 * (100 + ITEM_OVERHEAD_BYTES));
+    sandbox.runtime_done("r1");
+    assert_eq!(sandbox.core.held_bytes(), 2 * (100 + ITEM_OVERHEAD_BYTES));
+    sandbox.answer(WELL);
+    assert_eq!(sandbox.core.held_bytes(), 0);
+}

@@ -185,3 +185,20 @@ fn spans_that_trickle_are_waited_for_within_the_budget() {
     }
     assert_eq!(held, 2_000);
 }
+
+#[test]
+fn a_late_span_makes_the_grace_twice_as_long_as_it_was_quiet_before() {
+    let mut sandbox = sandbox();
+    sandbox.invoke("nothing comes, so that the next grace is 150 ms");
+    sandbox.runtime_done("nothing comes, so that the next grace is 150 ms");
+    assert!(sandbox.core.is_told());
+    assert_eq!(sandbox.held_ms(), Some(300));
+    sandbox.invoke("r2");
+    sandbox.runtime_done("r2");
+    sandbox.pass_ms(100);
+    sandbox.post("late");
+    sandbox.held_ms();
+    sandbox.invoke("r3");
+    sandbox.runtime_done("r3");
+    assert_eq!(sandbox.held_ms(), Some(200));
+}

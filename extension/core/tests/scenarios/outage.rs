@@ -266,3 +266,32 @@ fn an_answer_to_nobodys_question_changes_nothing() {
     sandbox.tell(Event::Exported { id, outcome: WELL });
     assert_eq!(sandbox.core.ledger().delivered, 1);
 }
+
+#[test]
+fn no_answer_within_the_budget_counts_as_a_failure_and_less_than_it_does_not() {
+    for (timeout_ms, bad) in [(60_000, true), (1_000, false)] {
+        let mut sandbox = Sandbox::new(Settings::default());
+        sandbox.invoke_for_ms("r1", timeout_ms);
+        sandbox.post("a");
+        sandbox.runtime_done("r1");
+        sandbox.held_ms();
+        assert_eq!(sandbox.core.langfuse_is_bad(sandbox.now()), bad);
+    }
+}
+
+#[test]
+fn sandboxes_restored_from_one_snapshot_do_not_retry_in_step() {
+    let probes_at = |seed| {
+        let mut sandbox = Sandbox::new(Settings::default());
+        sandbox.tell(Event::Restored { seed });
+        sandbox.invoke("r1");
+        sandbox.post("a");
+        sandbox.runtime_done("r1");
+        sandbox.answer(DOWN);
+        while !sandbox.probing {
+            sandbox.pass_ms(1);
+        }
+        sandbox.now().mono
+    };
+    assert_ne!(probes_at(0x1234_5678_9abc), probes_at(0xfeed_5678_0f0f));
+}

@@ -159,8 +159,7 @@ impl Checks {
                 self.trust = Trust::Bad;
             }
             Event::KeysReady => self.failed_probes = 0,
-            Event::Registered { .. } | Event::Restored { .. } => {}
-            Event::Timeout => {}
+            Event::Registered { .. } | Event::Restored { .. } | Event::Timeout => {}
         }
     }
 

@@ -1,15 +1,12 @@
 //! Lambda and the function: one run from the first process of a sandbox to its last.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use langfuse_extension_core::Event;
 use langfuse_extension_core::ledger::DropReason;
-use langfuse_extension_core::traces::{Parent, SpanFact};
 
-use crate::langfuse::{Langfuse, Mode};
-use crate::load::Load;
-use crate::nature::{Style, Telemetry};
+use crate::langfuse::Langfuse;
+use crate::nature::Telemetry;
 use crate::world::{What, World};
 
 /// Invocations within which a healthy Langfuse must have got everything.
@@ -32,7 +29,7 @@ pub(crate) struct Tally {
 
 pub(crate) struct Lambda {
     pub(crate) world: World,
-    invocation: u64,
+    pub(crate) invocation: u64,
     /// The handler, or what it left running, is at work.
     busy: bool,
     invoke_pending: bool,
@@ -139,9 +136,8 @@ impl Lambda {
                     self.reset();
                 }
             }
-            What::FunctionTimeout(_) => {}
             What::HandlerEnds(n) if n == self.invocation => self.handler_ends(),
-            What::HandlerEnds(_) => {}
+            What::HandlerEnds(_) | What::FunctionTimeout(_) => {}
             What::Sigkill => self.process_ends(),
             What::Kill if self.calm_since.is_some() => {}
             What::Kill => self.world.dies_after_actions = Some(self.world.rng.between(0, 3)),
@@ -274,106 +270,6 @@ impl Lambda {
 
     fn request_id(&self) -> String {
         format!("r{}", self.invocation)
-    }
-
-    fn plan_posts(&mut self, handler: Duration) {
-        let rng = &mut self.world.rng;
-        let posts = rng.pick(&[0, 1, 1, 2, 3, 8]);
-        let burst = rng.one_in(60);
-        let posts = if burst { 90 } else { posts };
-        for _ in 0..posts {
-            let rng = &mut self.world.rng;
-            let ended = Duration::from_micros(rng.between(0, handler.as_micros() as u64 + 1));
-            let late = match self.world.nature.style {
-                Style::Flushed => Duration::ZERO,
-                Style::Batched => rng.ms(0, 100),
-                Style::Background => rng.ms(0, 900),
-                Style::Anything => rng.ms(0, 6_000),
-            };
-            let route = rng.between(0, self.world.nature.routes.len() as u64);
-            let route = usize::try_from(route).expect("an index");
-            let load = self.new_load(route);
-            let post = What::Post(route, load);
-            self.world.after_running(ended + late, post);
-        }
-        if self.world.rng.one_in(10) {
-            let soon = self.world.rng.ms(0, 500);
-            let answered = !matches!(
-                self.world.langfuse.mode,
-                Mode::Refusing | Mode::HangBefore | Mode::HangAfter
-            );
-            let event = Event::PassedThrough { answered };
-            self.world.after_running(soon, What::Tell(event));
-        }
-    }
-
-    fn new_load(&mut self, route: usize) -> Load {
-        let rng = &mut self.world.rng;
-        let count = if rng.one_in(30) {
-            rng.between(100, 700)
-        } else {
-            rng.between(1, 8)
-        };
-        let bytes = if self.world.nature.large_bodies && rng.one_in(4) {
-            rng.between(100_000, 40_000_000)
-        } else if rng.one_in(20) {
-            rng.between(1, 100_000)
-        } else {
-            rng.between(1, 2_000)
-        };
-        let bytes = usize::try_from(bytes).expect("a size");
-        let first = u32::try_from(self.world.units.len()).expect("a count");
-        let end = first + u32::try_from(count).expect("a count");
-        self.world.units.resize(end as usize, Default::default());
-        let rng = &mut self.world.rng;
-        let flawed = rng.one_in(30).then_some(first);
-        let refused = rng.one_in(2);
-        Load {
-            units: first..end,
-            bytes,
-            route,
-            refused: flawed.filter(|_| refused),
-            poison: flawed.filter(|_| !refused),
-        }
-    }
-
-    fn post(&mut self, route: usize, load: Load) {
-        let facts = self.facts();
-        let accepted = Event::Accepted {
-            route: Arc::clone(&self.world.nature.routes[route]),
-            payload: load,
-            facts,
-        };
-        let slow = self.world.rng.one_in(20);
-        let reading = self.world.rng.ms(0, if slow { 3_000 } else { 3 });
-        let answering = reading + self.world.rng.ms(0, 2);
-        self.world.tell(Event::RequestOpened);
-        self.world.after_running(reading, What::Tell(accepted));
-        let closed = What::Tell(Event::RequestClosed);
-        self.world.after_running(answering, closed);
-    }
-
-    fn facts(&mut self) -> Vec<SpanFact> {
-        let rng = &mut self.world.rng;
-        let trace_id = u128::from(self.invocation).to_be_bytes();
-        let root = [1; 8];
-        let span_id = if rng.one_in(2) {
-            root
-        } else {
-            rng.next().to_be_bytes()
-        };
-        let parent = match rng.between(0, 6) {
-            _ if span_id == root => Parent::None,
-            0 => Parent::Unknown(root),
-            1 => Parent::Remote,
-            2 => Parent::Local([2; 8]),
-            _ => Parent::Local(root),
-        };
-        vec![SpanFact {
-            trace_id,
-            span_id,
-            parent,
-        }]
     }
 
     fn handler_ends(&mut self) {

@@ -2,6 +2,21 @@
 //!
 //! `SEED=7 cargo test -p langfuse-extension-core --test simulation -- --nocapture` replays one run with its trace.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::manual_assert,
+    clippy::unchecked_time_subtraction,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "a world that does what cannot be must stop at once"
+)]
+#![expect(
+    clippy::struct_excessive_bools,
+    reason = "the world's traits are independent of each other"
+)]
+
+mod app;
 mod checks;
 mod lambda;
 mod langfuse;
