@@ -23,7 +23,7 @@ from sandbox import ROOT, Emulator, Langfuse, Rie  # noqa: E402
 APP = ROOT / "terraform/examples/container-fastapi/app/app.py"
 RUN = ROOT / "tests/apps/fastapi-lwa/run.sh"
 PAGE = ROOT / "docs/incident.md"
-ROUNDS = 10  # Each asks /team and /chat once.
+ROUNDS = 8  # Each asks /team and /chat once.
 PAUSE_SECONDS = 0.5  # Long enough that everything is frozen before the next request.
 QUESTION = "where did my sixty seconds go"
 SPANS_PER_ROUND, SCORES_PER_ROUND = 4, 2  # /chat: chat, answer, remember; /team: team. A score each.
@@ -48,6 +48,7 @@ class Result:
     doubled: int = 0
     before_freeze: int = 0
     at_thaw: int = 0
+    late_names: set[str] = field(default_factory=set)
     report: dict = field(default_factory=dict)
 
     def median(self, timing: str) -> float:
@@ -66,7 +67,6 @@ def main() -> None:
     results[Emulator.name, AT_END] = result = measure(Emulator, [], LANGFUSE_EXTENSION_FLUSH="end")
     print(f"{Emulator.name}, Langfuse {AT_END}: {summary(result)}", flush=True)
     check(AT_END, result)
-    assert result.at_thaw == 0, result.at_thaw
     before = {case: flush_directly(faults) for case, faults in CASES.items() if faults is not None}
     capture = [(version, connections, capture_once(version, connections)) for version in ("4.0.6", "4.7.0") for connections in (1, 2, 4, 6, 8, 10)]
     write(results, before, capture)
@@ -76,7 +76,7 @@ def measure(platform: type[sandbox.Platform], faults: list | None, **settings: s
     langfuse = Langfuse()
     sandbox.lay_out_task(RUN, APP)
     options = {"freeze": "auto", "telemetry": True} if platform is Emulator else {}
-    running = platform(sandbox.BOOTSTRAP, environment(langfuse, faults is not None) | settings, adapter=True, **options)
+    running = platform(sandbox.BOOTSTRAP, environment(langfuse, faults is not None) | settings, extra=sandbox.ADAPTER, **options)
     timeline = Path(running.tmp) / "timeline.json"
     result = Result()
     try:
@@ -206,6 +206,7 @@ def place_arrivals(timeline: list[dict], langfuse: Langfuse, result: Result) -> 
             result.before_freeze += 1
         else:
             result.at_thaw += 1
+            result.late_names.add(span["name"])
 
 
 def check(case: str, result: Result) -> None:
@@ -306,7 +307,7 @@ os._exit(0)
 def summary(result: Result) -> str:
     return (
         f"team {result.median('team'):.0f} ms, chat {result.median('chat_first'):.0f} … {result.median('chat'):.0f} ms, "
-        f"{result.spans} spans ({result.before_freeze} before the freeze, {result.at_thaw} later), {result.scores} scores, "
+        f"{result.spans} spans ({result.before_freeze} before the freeze, {result.at_thaw} later: {', '.join(sorted(result.late_names)) or 'none'}), {result.scores} scores, "
         f"{result.doubled} doubled"
     )
 
@@ -341,7 +342,8 @@ def figures_of(results: dict, before: dict, capture: list) -> list[str]:
     lines += [
         "",
         f"**When spans reach Langfuse**, roots, the generator's and the background task's included: of {ended.spans} sent at the end of each "
-        f"invocation, {ended.before_freeze} before the sandbox was frozen. Of {dense.spans} in traffic as dense as here, {dense.before_freeze}; the other "
+        f"invocation, {ended.before_freeze} before the sandbox was frozen, {ended.at_thaw} at the next thaw "
+        f"({', '.join(sorted(ended.late_names)) or 'none'}). Of {dense.spans} in traffic as dense as here, {dense.before_freeze}; the other "
         f"{dense.at_thaw} overlapped later requests, so that none of them held the sandbox.",
         "",
         "**What `@observe` does to a handler whose argument is a pool of connections**, on its own, without any network:",
