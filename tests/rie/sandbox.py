@@ -111,8 +111,8 @@ class Platform:
     name = ""
     ends_by = signal.SIGTERM
 
-    def __init__(self, bootstrap: Path, env: dict[str, str], adapter: bool = False, **options: object) -> None:
-        lay_out_opt(adapter)
+    def __init__(self, bootstrap: Path, env: dict[str, str], *, extra: Path | None = None, **options: object) -> None:
+        lay_out_opt(extra)
         self.tmp = tempfile.mkdtemp(prefix="sandbox-")
         os.chmod(self.tmp, 0o777)  # Under Managed Instances everything runs as another user.
         env = {
@@ -215,11 +215,12 @@ class Emulator(Platform):
         return [*command, str(bootstrap)]
 
 
-def lay_out_opt(adapter: bool) -> None:
+def lay_out_opt(extra: Path | None) -> None:
+    """The extension, and another one beside it."""
     extensions = Path("/opt/extensions")
     shutil.rmtree(extensions, ignore_errors=True)
     extensions.mkdir()
-    for source in [EXTENSION, ADAPTER] if adapter else [EXTENSION]:
+    for source in [EXTENSION, extra] if extra else [EXTENSION]:
         shutil.copy(source, extensions / source.name)
 
 

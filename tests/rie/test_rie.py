@@ -4,7 +4,9 @@
 Usage: make rie
 """
 
+import json
 import statistics
+import tempfile
 import time
 import unittest
 from pathlib import Path
@@ -157,6 +159,36 @@ class OnAwsEmulator(Scenarios, unittest.TestCase):
 
 class OnLambdaEmulator(Scenarios, unittest.TestCase):
     platform = Emulator
+
+
+class Protocol(unittest.TestCase):
+    """What AWS's emulator answers an extension, ours must answer, right and wrong requests alike."""
+
+    # The service traces, which AWS's emulator does not; AWS documents the field.
+    ONLY_OURS = {"first event": "tracing"}
+
+    def test_both_platforms_answer_an_extension_alike(self) -> None:
+        aws, ours = self.transcript(Rie), self.transcript(Emulator)
+        self.assertEqual(aws.keys(), ours.keys())
+        for what, field in self.ONLY_OURS.items():
+            del ours[what][1][field]
+        different = {what: (aws[what], ours[what]) for what in aws if aws[what] != ours[what]}
+        self.maxDiff = None
+        self.assertEqual(different, {}, "(AWS's emulator, ours)")
+
+    def transcript(self, platform: type[sandbox.Platform]) -> dict:
+        sandbox.lay_out_task(HERE / "function.py")
+        with tempfile.TemporaryDirectory() as folder:
+            running = platform(sandbox.BOOTSTRAP, {"PROBE_DIR": folder}, extra=HERE / "probe.py")
+            try:
+                running.invoke({})
+                running.shut_down()
+                return json.loads((Path(folder) / "transcript.json").read_text())
+            except Exception:
+                print(*running.lines[-60:], sep="\n")
+                raise
+            finally:
+                running.close()
 
 
 if __name__ == "__main__":

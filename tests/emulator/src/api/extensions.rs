@@ -91,6 +91,11 @@ fn try_register(
         .ok_or_else(|| refuse(400, "InvalidRequestFormat", "not a register request"))?;
     check_events(&events, shared.config.mode)?;
     shared.update(|state| {
+        // A name that is no file's is an internal extension's, even while no runtime is there to bring one.
+        let internal = !name.is_empty() && !state.agents.iter().any(|agent| agent.name == name);
+        if internal && events.iter().any(|event| event == "SHUTDOWN") {
+            return Err(no_shutdown());
+        }
         let agent = registrant(state, name)?;
         if agent.events.is_some() {
             return Err(refuse(
@@ -100,11 +105,7 @@ fn try_register(
             ));
         }
         if !agent.external && events.iter().any(|event| event == "SHUTDOWN") {
-            return Err(refuse(
-                403,
-                "Extension.InvalidEventType",
-                "internal extensions get no SHUTDOWN",
-            ));
+            return Err(no_shutdown());
         }
         agent.events = Some(events.clone());
         Ok((agent.id.clone(), events))
@@ -150,6 +151,14 @@ fn check_events(events: &[String], mode: Mode) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+fn no_shutdown() -> Refusal {
+    refuse(
+        403,
+        "Extension.InvalidEventType",
+        "internal extensions get no SHUTDOWN",
+    )
 }
 
 fn refuse(status: u16, error_type: &str, message: &str) -> Refusal {
@@ -326,10 +335,11 @@ pub(super) fn identify(shared: &Shared, request: &Request<Incoming>) -> Result<S
         .find(|agent| agent.events.is_some() && agent.id == id)
         .map(|agent| agent.name.clone());
     name.ok_or_else(|| {
-        Box::new(refusal(
-            403,
-            "Extension.UnknownExtensionIdentifier",
-            "no such extension",
-        ))
+        let error_type = if uuid::Uuid::try_parse(id).is_ok() {
+            "Extension.UnknownExtensionIdentifier"
+        } else {
+            "Extension.InvalidExtensionIdentifier"
+        };
+        Box::new(refusal(403, error_type, "no such extension"))
     })
 }

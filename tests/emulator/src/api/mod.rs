@@ -74,7 +74,7 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Reply {
             ],
         ) => extensions::error(shared, phase, &request),
         (&Method::PUT, ["2022-07-01", "telemetry"]) => telemetry::subscribe(shared, request).await,
-        _ => error(404, "NotFound", "no such path"),
+        _ => reply(404, "404 page not found\n"),
     }
 }
 
