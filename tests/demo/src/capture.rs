@@ -39,7 +39,9 @@ impl Variant {
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Plain => "langfuse 4.0.6",
-            Self::CaptureOff => "langfuse 4.0.6, LANGFUSE_OBSERVE_DECORATOR_IO_CAPTURE_ENABLED=false",
+            Self::CaptureOff => {
+                "langfuse 4.0.6, LANGFUSE_OBSERVE_DECORATOR_IO_CAPTURE_ENABLED=false"
+            }
             Self::Fixed => "langfuse 4.7.0",
         }
     }

@@ -44,7 +44,9 @@ async fn show() -> Result<bool, Error> {
     let file = setup.out_dir.join("timeline.html");
     fs::write(&file, picture::page(&runs, &captures, &verdict)).map_err(at(&file))?;
     println!("\n{}", table::table(&runs));
-    println!("@observe around an argument that holds an asyncpg pool of 2, Langfuse healthy, no extension:");
+    println!(
+        "@observe around an argument that holds an asyncpg pool of 2, Langfuse healthy, no extension:"
+    );
     println!("{}", table::captures(&captures));
     println!("{}", table::verdict(&verdict));
     println!("The picture: {}", file.display());

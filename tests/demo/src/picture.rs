@@ -37,14 +37,27 @@ fn headline(runs: &[Run], verdict: &Verdict) -> String {
     let (lost_direct, _) = lost_and_doubled(runs, |way| !way.has_extension());
     let (lost, doubled) = lost_and_doubled(runs, Way::has_extension);
     let cards = [
-        card("bad", "Langfuse hung, direct", &during(Way::Direct, Health::Hung), "median handler time"),
+        card(
+            "bad",
+            "Langfuse hung, direct",
+            &during(Way::Direct, Health::Hung),
+            direct_note(runs),
+        ),
         card(
             "good",
             "Langfuse hung, through the extension",
             &during(Way::Extension, Health::Hung),
-            &format!("median handler time; {} when healthy", during(Way::Extension, Health::Healthy)),
+            &format!(
+                "median handler time; {} when healthy",
+                during(Way::Extension, Health::Healthy)
+            ),
         ),
-        card("bad", "Lost, direct", &lost_direct.to_string(), "spans and scores, over all three runs"),
+        card(
+            "bad",
+            "Lost, direct",
+            &lost_direct.to_string(),
+            "spans and scores, over all three runs",
+        ),
         card(
             if lost + doubled == 0 { "good" } else { "bad" },
             "Lost or doubled, through the extension",
@@ -55,7 +68,10 @@ fn headline(runs: &[Run], verdict: &Verdict) -> String {
     let (class, outcome) = if verdict.problems.is_empty() {
         ("good", "Every promise held in this run.")
     } else {
-        ("bad", "A promise was broken in this run; the text says which.")
+        (
+            "bad",
+            "A promise was broken in this run; the text says which.",
+        )
     };
     format!(
         "<header><h1>Nothing Langfuse does reaches the handler</h1><p>The same Lambda function, traced with \
@@ -69,6 +85,19 @@ fn card(class: &str, title: &str, value: &str, note: &str) -> String {
     format!(
         "<div class=\"card\"><h3>{title}</h3><div class=\"value {class}\">{value}</div><p>{note}</p></div>"
     )
+}
+
+fn direct_note(runs: &[Run]) -> &'static str {
+    let timed_out = runs
+        .iter()
+        .filter(|run| run.way == Way::Direct && run.health == Health::Hung)
+        .flat_map(|run| &run.turns)
+        .any(|turn| turn.failure.is_some());
+    if timed_out {
+        "median handler time, ended by the function timeout"
+    } else {
+        "median handler time"
+    }
 }
 
 /// The median over the invocations before the recovery, cold start included, since a timeout makes each one cold.
@@ -96,18 +125,21 @@ fn lost_and_doubled(runs: &[Run], wanted: impl Fn(Way) -> bool) -> (usize, usize
 
 /// Named as the marks of a panel are styled.
 const LEGEND: &str = "<ul class=\"legend\">\
-    <li><i class=\"handler\"></i>handler runs; the caller has the response at its end</li>\
+    <li><i class=\"handler\"></i>handler, until the response</li>\
     <li><i class=\"killed\"></i>killed by the function timeout</li>\
-    <li><i class=\"held\"></i>sandbox held to export</li>\
+    <li><i class=\"held\"></i>sandbox held for the export</li>\
     <li><i class=\"frozen\"></i>frozen</li>\
     <li><b class=\"stored\">▼</b>export stored by Langfuse</li>\
     <li><b class=\"unanswered\">▼</b>export not answered</li>\
-    <li><b class=\"probe\">▽</b>probe: is Langfuse well?</li></ul>";
+    <li><b class=\"probe\">▽</b>probe, without data</li></ul>";
 
 fn section(runs: &[Run], health: Health) -> String {
     let panels: String = Way::ALL
         .iter()
-        .filter_map(|way| runs.iter().find(|run| run.way == *way && run.health == health))
+        .filter_map(|way| {
+            runs.iter()
+                .find(|run| run.way == *way && run.health == health)
+        })
         .map(figure)
         .collect();
     let (title, note) = match health {
@@ -127,14 +159,18 @@ fn section(runs: &[Run], health: Health) -> String {
 fn figure(run: &Run) -> String {
     let title = match run.way {
         Way::Direct => "Direct, flush()",
-        Way::Extension => "Through the extension, flush()",
-        Way::ExtensionUnflushed => "Through the extension, no flush(), LANGFUSE_FLUSH_AT=1",
+        Way::Extension => "Extension, flush()",
+        Way::ExtensionUnflushed => "Extension, LANGFUSE_FLUSH_AT=1, no flush()",
     };
     let fates = [("spans", run.spans), ("scores", run.scores)].map(|(what, tally)| {
-        let class = if tally.lost + tally.doubled == 0 { "good" } else { "bad" };
+        let class = if tally.lost + tally.doubled == 0 {
+            "good"
+        } else {
+            "bad"
+        };
         format!(
-            "<span class=\"{class}\">{} of {} {what} delivered, {} lost, {} doubled</span>",
-            tally.delivered, tally.sent, tally.lost, tally.doubled
+            "{what} <span class=\"{class}\">{}/{} delivered, {} doubled</span>",
+            tally.delivered, tally.sent, tally.doubled
         )
     });
     format!(
@@ -187,14 +223,18 @@ mod tests {
         let page = sample_page();
         let xml = page.trim_start_matches("<!DOCTYPE html>");
         let document = roxmltree::Document::parse(xml).unwrap();
-        let panels = document.descendants().filter(|node| node.has_tag_name("svg"));
+        let panels = document
+            .descendants()
+            .filter(|node| node.has_tag_name("svg"));
         assert_eq!(panels.count(), Health::ALL.len() * Way::ALL.len());
     }
 
     #[test]
     fn the_page_fetches_nothing() {
         let page = sample_page();
-        for link in ["href", "src=", "url(", "@import", "http:", "https:", "<script"] {
+        for link in [
+            "href", "src=", "url(", "@import", "http:", "https:", "<script",
+        ] {
             assert!(!page.contains(link), "{link}");
         }
     }

@@ -73,7 +73,10 @@ pub(crate) async fn run(
     let tmp = tempfile::tempdir().map_err(at(&std::env::temp_dir()))?;
     let lambda = function(setup, way, &langfuse)?
         .tmp_dir(tmp.path())
-        .extension_env("LANGFUSE_EXTENSION_SPOOL_DIR", tmp.path().join("spool").to_string_lossy())
+        .extension_env(
+            "LANGFUSE_EXTENSION_SPOOL_DIR",
+            tmp.path().join("spool").to_string_lossy(),
+        )
         .start()
         .await?;
     if let Some(fault) = health.fault() {
@@ -89,11 +92,21 @@ pub(crate) async fn run(
             lambda.pause(step.frozen_before).await;
         }
         let invocation = lambda.invoke(event.clone()).await;
+        let step = step.after(
+            turns
+                .last()
+                .is_some_and(|before: &Turn| before.failure.is_some()),
+        );
         turns.push(turn(step, &invocation, &lambda.timeline()));
         progress(&turns[turns.len() - 1]);
     }
     let report = lambda.shutdown().await;
-    let shutdown = place_requests(&mut turns, &lambda.timeline(), &langfuse.requests(), &report);
+    let shutdown = place_requests(
+        &mut turns,
+        &lambda.timeline(),
+        &langfuse.requests(),
+        &report,
+    );
     let (spans, scores) = tallies(&lambda, &langfuse);
     Ok(Run {
         way,
@@ -143,16 +156,20 @@ fn free_address() -> Result<String, Error> {
 fn turn(step: Step, invocation: &Invocation, timeline: &[Entry]) -> Turn {
     let started = invocation.started_after.unwrap_or_default();
     let since_start = |after: Duration| after.saturating_sub(started);
-    let began = began_at(timeline, timeline.len());
+    let began = began_at(timeline);
     let frozen = timeline.last().and_then(|last| match last.event {
         Event::Frozen { .. } => Some(last.at.saturating_sub(began?)),
         _ => None,
     });
-    let error = invocation.result.as_ref().err().or(invocation.fault.as_ref());
+    let error = invocation
+        .result
+        .as_ref()
+        .err()
+        .or(invocation.fault.as_ref());
     Turn {
         step,
         response: since_start(invocation.responded_after),
-        failure: error.map(|error| error.error_type.clone()),
+        failure: error.map(|error| format!("{}: {}", error.error_type, error.error_message)),
         init: invocation.init_duration,
         done: invocation.runtime_done_after.map(since_start),
         held: invocation.held,
@@ -161,11 +178,25 @@ fn turn(step: Step, invocation: &Invocation, timeline: &[Entry]) -> Turn {
     }
 }
 
-/// When the last invocation within the first `count` entries began.
-fn began_at(timeline: &[Entry], count: usize) -> Option<Duration> {
-    let mut entries = timeline[..count].iter().rev();
-    let is_start = |entry: &&Entry| matches!(entry.event, Event::InvokeStarted { .. });
-    entries.find(is_start).map(|entry| entry.at)
+/// When the function got the event of the last invocation, a cold start left behind; when it was called, if never.
+fn began_at(timeline: &[Entry]) -> Option<Duration> {
+    deliveries(timeline).last().map(|entry| entry.at)
+}
+
+/// For each invocation the entry of the event's delivery to the function, or of the call where it never came to that.
+fn deliveries(timeline: &[Entry]) -> Vec<&Entry> {
+    let mut entries: Vec<&Entry> = Vec::new();
+    for entry in timeline {
+        match &entry.event {
+            Event::InvokeStarted { .. } => entries.push(entry),
+            Event::InvokeDelivered { process, .. } if process == "runtime" => {
+                entries.pop();
+                entries.push(entry);
+            }
+            _ => {}
+        }
+    }
+    entries
 }
 
 /// Gives each request to the invocation, or the shutdown, in which it reached Langfuse.
@@ -175,13 +206,8 @@ fn place_requests(
     requests: &[std::sync::Arc<RecordedRequest>],
     report: &ShutdownReport,
 ) -> Shutdown {
-    let starts: Vec<&Entry> = timeline
-        .iter()
-        .filter(|entry| matches!(entry.event, Event::InvokeStarted { .. }))
-        .collect();
-    let spindown = |entry: &&Entry| {
-        matches!(&entry.event, Event::TeardownStarted { reason } if *reason == report.reason)
-    };
+    let starts = deliveries(timeline);
+    let spindown = |entry: &&Entry| matches!(&entry.event, Event::TeardownStarted { reason } if *reason == report.reason);
     let end = timeline.iter().rev().find(spindown);
     let mut shutdown = Shutdown {
         took: report.took,
@@ -189,7 +215,10 @@ fn place_requests(
         requests: Vec::new(),
     };
     for request in requests {
-        let arrived = request.arrived_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let arrived = request
+            .arrived_at
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let since = |entry: &Entry| arrived.checked_sub(Duration::from_millis(entry.unix_ms));
         let placed = |at| Request {
             at,

@@ -20,7 +20,10 @@ pub(crate) fn table(runs: &[Run]) -> String {
             line(&mut text, &row(run.way, run.health, turn));
         }
         let spindown = readable(run.shutdown.took);
-        line(&mut text, &cells(run.way, run.health, "shutdown", "–", &spindown));
+        line(
+            &mut text,
+            &cells(run.way, run.health, "shutdown", "–", &spindown),
+        );
         line(&mut text, &fate("spans", run.spans));
         line(&mut text, &fate("scores", run.scores));
         line(&mut text, &rule);
@@ -62,7 +65,11 @@ fn held(turn: &Turn) -> String {
 pub(crate) fn captures(captures: &[Capture]) -> String {
     let mut text = String::new();
     for capture in captures {
-        let end = if capture.killed { "✗ killed after" } else { "returned after" };
+        let end = if capture.killed {
+            "✗ killed after"
+        } else {
+            "returned after"
+        };
         line(
             &mut text,
             &format!(
@@ -146,7 +153,10 @@ mod tests {
     fn all_rows_are_as_wide_as_the_head() {
         let run = sample::run(Way::ExtensionUnflushed, Health::Refusing);
         for turn in &run.turns {
-            assert_eq!(row(run.way, run.health, turn).chars().count(), HEAD.chars().count());
+            assert_eq!(
+                row(run.way, run.health, turn).chars().count(),
+                HEAD.chars().count()
+            );
         }
     }
 

@@ -10,7 +10,7 @@ use crate::run::Run;
 const NOISE_FLOOR: Duration = Duration::from_millis(250);
 /// However restless the machine, a difference above this is never noise: the least that a hung Langfuse costs a direct
 /// function is twice as much, its shortest timeout.
-const NOISE_CEILING: Duration = Duration::from_millis(1_000);
+const NOISE_CEILING: Duration = Duration::from_secs(1);
 /// How many times the spread of the healthy runs is still called noise.
 const NOISE_SPREADS: u32 = 3;
 
@@ -56,10 +56,16 @@ pub(crate) fn judge(runs: &[Run], captures: &[Capture]) -> Verdict {
             .find(|other| other.way == run.way && other.health == Health::Healthy);
         match healthy.and_then(|healthy| compare(healthy, run)) {
             Some(comparison) => verdict.comparisons.push(comparison),
-            None => verdict.problems.push(format!("{} has no healthy run beside it", name(run))),
+            None => verdict
+                .problems
+                .push(format!("{} has no healthy run beside it", name(run))),
         }
     }
-    for comparison in verdict.comparisons.iter().filter(|comparison| !comparison.holds()) {
+    for comparison in verdict
+        .comparisons
+        .iter()
+        .filter(|comparison| !comparison.holds())
+    {
         verdict.problems.push(format!(
             "{} · Langfuse {}: the handler took {:?}, against {:?} with Langfuse healthy",
             comparison.way.label(),
@@ -68,7 +74,9 @@ pub(crate) fn judge(runs: &[Run], captures: &[Capture]) -> Verdict {
             comparison.healthy
         ));
     }
-    verdict.problems.extend(captures.iter().filter_map(problem_of));
+    verdict
+        .problems
+        .extend(captures.iter().filter_map(problem_of));
     verdict
 }
 
@@ -94,11 +102,18 @@ fn problems_of(run: &Run) -> Vec<String> {
     }
     for turn in &run.turns {
         if let Some(failure) = &turn.failure {
-            problems.push(format!("{}: {} failed: {failure}", name(run), turn.step.label));
+            problems.push(format!(
+                "{}: {} failed: {failure}",
+                name(run),
+                turn.step.label
+            ));
         }
     }
     if run.shutdown.extension_killed {
-        problems.push(format!("{}: the extension outlived its shutdown", name(run)));
+        problems.push(format!(
+            "{}: the extension outlived its shutdown",
+            name(run)
+        ));
     }
     problems
 }
@@ -139,7 +154,7 @@ pub(crate) fn median(sorted: &[Duration]) -> Option<Duration> {
 
 fn noise(sorted: &[Duration]) -> Duration {
     let spread = match (sorted.first(), sorted.last()) {
-        (Some(first), Some(last)) => *last - *first,
+        (Some(first), Some(last)) => last.saturating_sub(*first),
         _ => Duration::ZERO,
     };
     (spread * NOISE_SPREADS).clamp(NOISE_FLOOR, NOISE_CEILING)
@@ -194,7 +209,11 @@ mod tests {
         let usual = with_response(Way::Extension, Health::Healthy, 100);
         let mut hung = with_response(Way::Extension, Health::Hung, 100);
         hung.turns[1].response = Duration::from_secs(5);
-        assert!(judge(&[usual.clone(), hung.clone()], &[]).problems.is_empty());
+        assert!(
+            judge(&[usual.clone(), hung.clone()], &[])
+                .problems
+                .is_empty()
+        );
         hung.turns[2].response = Duration::from_secs(5);
         assert_eq!(judge(&[usual, hung], &[]).problems.len(), 1);
     }
@@ -210,7 +229,10 @@ mod tests {
     #[test]
     fn a_lost_span_and_a_doubled_score_are_problems_through_the_extension() {
         let mut runs = sample::runs();
-        let run = runs.iter_mut().find(|run| run.way == Way::Extension).unwrap();
+        let run = runs
+            .iter_mut()
+            .find(|run| run.way == Way::Extension)
+            .unwrap();
         run.spans.lost = 1;
         run.scores.doubled = 1;
         assert_eq!(judge(&runs, &[]).problems.len(), 2);
@@ -227,7 +249,10 @@ mod tests {
     #[test]
     fn a_failed_invocation_or_nothing_sent_is_a_problem() {
         let mut runs = sample::runs();
-        let run = runs.iter_mut().find(|run| run.way == Way::Extension).unwrap();
+        let run = runs
+            .iter_mut()
+            .find(|run| run.way == Way::Extension)
+            .unwrap();
         run.turns[2].failure = Some("Extension.Crash".to_owned());
         run.spans = crate::tally::Tally::default();
         assert_eq!(judge(&runs, &[]).problems.len(), 2);

@@ -17,12 +17,13 @@ const BAR_INSET: f64 = 15.0;
 /// What can hardly be seen is drawn at least this wide.
 const LEAST_WIDTH: f64 = 2.0;
 
+/// Without an extension nothing holds the sandbox but the platform's own bookkeeping.
+const LEAST_HELD: Duration = Duration::from_millis(3);
+
 /// The drawing of a run.
 pub(crate) fn draw(run: &Run) -> String {
     let height = TOP + LINE_HEIGHT * (count(run.turns.len()) + 1.0) + 6.0;
-    let mut svg = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">"
-    );
+    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">");
     axis(&mut svg, height);
     for (index, turn) in run.turns.iter().enumerate() {
         let next = run.turns.get(index + 1);
@@ -53,12 +54,22 @@ fn axis(svg: &mut String, height: f64) {
 /// Handler, hold and freeze one after another, the requests above them, the response's time behind them.
 fn line(svg: &mut String, top: f64, turn: &Turn, next: Option<&Turn>) {
     let note = turn.init.map(|init| format!("init {}", readable(init)));
-    name(svg, top, turn.step.label, note.as_deref(), turn.step.recovered);
-    let class = if turn.failure.is_some() { "killed" } else { "handler" };
+    name(
+        svg,
+        top,
+        turn.step.label,
+        note.as_deref(),
+        turn.step.recovered,
+    );
+    let class = if turn.failure.is_some() {
+        "killed"
+    } else {
+        "handler"
+    };
     bar(svg, class, top, Duration::ZERO, turn.response);
     let mut end = turn.response;
     if let (Some(done), Some(held)) = (turn.done, turn.held)
-        && !held.is_zero()
+        && held >= LEAST_HELD
     {
         end = done + held;
         bar(svg, "held", top, done, end);
@@ -78,7 +89,13 @@ fn shutdown(svg: &mut String, top: f64, run: &Run) {
     name(svg, top, "shutdown", None, true);
     bar(svg, "held", top, Duration::ZERO, run.shutdown.took);
     requests(svg, top, &run.shutdown.requests);
-    text(svg, "time", x(run.shutdown.took) + 6.0, top + 26.0, &readable(run.shutdown.took));
+    text(
+        svg,
+        "time",
+        x(run.shutdown.took) + 6.0,
+        top + 26.0,
+        &readable(run.shutdown.took),
+    );
 }
 
 fn name(svg: &mut String, top: f64, label: &str, note: Option<&str>, healthy: bool) {
@@ -95,14 +112,20 @@ fn caption(svg: &mut String, top: f64, end: Duration, turn: &Turn) {
     if turn.failure.is_some() {
         words = format!("✗ killed after {words}");
     }
-    if let Some(held) = turn.held.filter(|held| !held.is_zero()) {
+    if let Some(held) = turn.held.filter(|held| *held >= LEAST_HELD) {
         let _ = write!(words, ", held {}", readable(held));
     }
     let behind = x(end) + 6.0;
     if behind < END_X - 130.0 {
         text(svg, "time", behind, top + 26.0, &words);
     } else if turn.failure.is_some() || x(turn.response) > END_X - 130.0 {
-        text(svg, "time inside", x(turn.response) - 6.0, top + 26.0, &words);
+        text(
+            svg,
+            "time inside",
+            x(turn.response) - 6.0,
+            top + 26.0,
+            &words,
+        );
     } else {
         text(svg, "time", behind.min(END_X - 30.0), top + 26.0, &words);
     }
@@ -134,7 +157,10 @@ fn requests(svg: &mut String, top: f64, requests: &[Request]) {
 }
 
 fn text(svg: &mut String, class: &str, x: f64, y: f64, words: &str) {
-    let _ = write!(svg, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{words}</text>");
+    let _ = write!(
+        svg,
+        "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{words}</text>"
+    );
 }
 
 const _: () = assert!(FREEZE.as_secs() < 20, "a freeze must fit the axis");
