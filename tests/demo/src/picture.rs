@@ -41,7 +41,7 @@ fn headline(runs: &[Run], verdict: &Verdict) -> String {
             "bad",
             "Langfuse hung, direct",
             &during(Way::Direct, Health::Hung),
-            "median handler time",
+            direct_note(runs),
         ),
         card(
             "good",
@@ -87,6 +87,19 @@ fn card(class: &str, title: &str, value: &str, note: &str) -> String {
     )
 }
 
+fn direct_note(runs: &[Run]) -> &'static str {
+    let timed_out = runs
+        .iter()
+        .filter(|run| run.way == Way::Direct && run.health == Health::Hung)
+        .flat_map(|run| &run.turns)
+        .any(|turn| turn.failure.is_some());
+    if timed_out {
+        "median handler time, ended by the function timeout"
+    } else {
+        "median handler time"
+    }
+}
+
 /// The median over the invocations before the recovery, cold start included, since a timeout makes each one cold.
 fn handler_in_outage(runs: &[Run], way: Way, health: Health) -> String {
     let mut times: Vec<Duration> = runs
@@ -112,13 +125,13 @@ fn lost_and_doubled(runs: &[Run], wanted: impl Fn(Way) -> bool) -> (usize, usize
 
 /// Named as the marks of a panel are styled.
 const LEGEND: &str = "<ul class=\"legend\">\
-    <li><i class=\"handler\"></i>handler runs; the caller has the response at its end</li>\
+    <li><i class=\"handler\"></i>handler, until the response</li>\
     <li><i class=\"killed\"></i>killed by the function timeout</li>\
-    <li><i class=\"held\"></i>sandbox held to export</li>\
+    <li><i class=\"held\"></i>sandbox held for the export</li>\
     <li><i class=\"frozen\"></i>frozen</li>\
     <li><b class=\"stored\">▼</b>export stored by Langfuse</li>\
     <li><b class=\"unanswered\">▼</b>export not answered</li>\
-    <li><b class=\"probe\">▽</b>probe: is Langfuse well?</li></ul>";
+    <li><b class=\"probe\">▽</b>probe, without data</li></ul>";
 
 fn section(runs: &[Run], health: Health) -> String {
     let panels: String = Way::ALL
@@ -146,8 +159,8 @@ fn section(runs: &[Run], health: Health) -> String {
 fn figure(run: &Run) -> String {
     let title = match run.way {
         Way::Direct => "Direct, flush()",
-        Way::Extension => "Through the extension, flush()",
-        Way::ExtensionUnflushed => "Through the extension, no flush(), LANGFUSE_FLUSH_AT=1",
+        Way::Extension => "Extension, flush()",
+        Way::ExtensionUnflushed => "Extension, LANGFUSE_FLUSH_AT=1, no flush()",
     };
     let fates = [("spans", run.spans), ("scores", run.scores)].map(|(what, tally)| {
         let class = if tally.lost + tally.doubled == 0 {
@@ -156,8 +169,8 @@ fn figure(run: &Run) -> String {
             "bad"
         };
         format!(
-            "<span class=\"{class}\">{} of {} {what} delivered, {} lost, {} doubled</span>",
-            tally.delivered, tally.sent, tally.lost, tally.doubled
+            "{what} <span class=\"{class}\">{}/{} delivered, {} doubled</span>",
+            tally.delivered, tally.sent, tally.doubled
         )
     });
     format!(

@@ -87,6 +87,21 @@ pub(crate) struct Step {
     pub(crate) cold: bool,
 }
 
+impl Step {
+    /// After a failure Lambda starts the environment anew, within the time of the next invocation.
+    pub(crate) fn after(self, failure: bool) -> Self {
+        match (failure, self.recovered) {
+            (false, _) => self,
+            (true, true) => Self { cold: true, ..self },
+            (true, false) => Self {
+                label: "restarted",
+                cold: true,
+                ..self
+            },
+        }
+    }
+}
+
 const WARM: Step = Step {
     label: "warm",
     frozen_before: Duration::ZERO,

@@ -92,6 +92,11 @@ pub(crate) async fn run(
             lambda.pause(step.frozen_before).await;
         }
         let invocation = lambda.invoke(event.clone()).await;
+        let step = step.after(
+            turns
+                .last()
+                .is_some_and(|before: &Turn| before.failure.is_some()),
+        );
         turns.push(turn(step, &invocation, &lambda.timeline()));
         progress(&turns[turns.len() - 1]);
     }
@@ -151,7 +156,7 @@ fn free_address() -> Result<String, Error> {
 fn turn(step: Step, invocation: &Invocation, timeline: &[Entry]) -> Turn {
     let started = invocation.started_after.unwrap_or_default();
     let since_start = |after: Duration| after.saturating_sub(started);
-    let began = began_at(timeline, timeline.len());
+    let began = began_at(timeline);
     let frozen = timeline.last().and_then(|last| match last.event {
         Event::Frozen { .. } => Some(last.at.saturating_sub(began?)),
         _ => None,
@@ -164,7 +169,7 @@ fn turn(step: Step, invocation: &Invocation, timeline: &[Entry]) -> Turn {
     Turn {
         step,
         response: since_start(invocation.responded_after),
-        failure: error.map(|error| error.error_type.clone()),
+        failure: error.map(|error| format!("{}: {}", error.error_type, error.error_message)),
         init: invocation.init_duration,
         done: invocation.runtime_done_after.map(since_start),
         held: invocation.held,
@@ -173,11 +178,25 @@ fn turn(step: Step, invocation: &Invocation, timeline: &[Entry]) -> Turn {
     }
 }
 
-/// When the last invocation within the first `count` entries began.
-fn began_at(timeline: &[Entry], count: usize) -> Option<Duration> {
-    let mut entries = timeline[..count].iter().rev();
-    let is_start = |entry: &&Entry| matches!(entry.event, Event::InvokeStarted { .. });
-    entries.find(is_start).map(|entry| entry.at)
+/// When the function got the event of the last invocation, a cold start left behind; when it was called, if never.
+fn began_at(timeline: &[Entry]) -> Option<Duration> {
+    deliveries(timeline).last().map(|entry| entry.at)
+}
+
+/// For each invocation the entry of the event's delivery to the function, or of the call where it never came to that.
+fn deliveries(timeline: &[Entry]) -> Vec<&Entry> {
+    let mut entries: Vec<&Entry> = Vec::new();
+    for entry in timeline {
+        match &entry.event {
+            Event::InvokeStarted { .. } => entries.push(entry),
+            Event::InvokeDelivered { process, .. } if process == "runtime" => {
+                entries.pop();
+                entries.push(entry);
+            }
+            _ => {}
+        }
+    }
+    entries
 }
 
 /// Gives each request to the invocation, or the shutdown, in which it reached Langfuse.
@@ -187,10 +206,7 @@ fn place_requests(
     requests: &[std::sync::Arc<RecordedRequest>],
     report: &ShutdownReport,
 ) -> Shutdown {
-    let starts: Vec<&Entry> = timeline
-        .iter()
-        .filter(|entry| matches!(entry.event, Event::InvokeStarted { .. }))
-        .collect();
+    let starts = deliveries(timeline);
     let spindown = |entry: &&Entry| matches!(&entry.event, Event::TeardownStarted { reason } if *reason == report.reason);
     let end = timeline.iter().rev().find(spindown);
     let mut shutdown = Shutdown {

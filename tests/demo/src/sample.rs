@@ -54,7 +54,7 @@ pub(crate) fn captures() -> Vec<Capture> {
     Variant::ALL
         .map(|variant| Capture {
             variant,
-            response: Duration::from_millis(3_000),
+            response: Duration::from_secs(3),
             killed: variant == Variant::Plain,
             request_count: usize::from(variant != Variant::Plain),
         })

@@ -44,15 +44,15 @@ impl Setup {
         let root = root.canonicalize().map_err(at(&root))?;
         let target = std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| root.join("target"), |target| root.join(target));
-        let out_dir = target.join("demo");
-        let opt_dir = out_dir.join("opt");
+        let results = target.join("demo");
+        let opt_dir = results.join("opt");
         lay_out(&target.join("release/langfuse-extension"), &opt_dir)?;
         Ok(Self {
             opt_dir,
             task_root: root.join("tests/apps/python-406"),
             python: venv(&root, "python-406")?,
             python_fixed: venv(&root, "python-470")?,
-            out_dir,
+            out_dir: results,
         })
     }
 }

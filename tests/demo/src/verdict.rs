@@ -10,7 +10,7 @@ use crate::run::Run;
 const NOISE_FLOOR: Duration = Duration::from_millis(250);
 /// However restless the machine, a difference above this is never noise: the least that a hung Langfuse costs a direct
 /// function is twice as much, its shortest timeout.
-const NOISE_CEILING: Duration = Duration::from_millis(1_000);
+const NOISE_CEILING: Duration = Duration::from_secs(1);
 /// How many times the spread of the healthy runs is still called noise.
 const NOISE_SPREADS: u32 = 3;
 
@@ -154,7 +154,7 @@ pub(crate) fn median(sorted: &[Duration]) -> Option<Duration> {
 
 fn noise(sorted: &[Duration]) -> Duration {
     let spread = match (sorted.first(), sorted.last()) {
-        (Some(first), Some(last)) => *last - *first,
+        (Some(first), Some(last)) => last.saturating_sub(*first),
         _ => Duration::ZERO,
     };
     (spread * NOISE_SPREADS).clamp(NOISE_FLOOR, NOISE_CEILING)

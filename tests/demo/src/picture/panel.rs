@@ -17,6 +17,9 @@ const BAR_INSET: f64 = 15.0;
 /// What can hardly be seen is drawn at least this wide.
 const LEAST_WIDTH: f64 = 2.0;
 
+/// Without an extension nothing holds the sandbox but the platform's own bookkeeping.
+const LEAST_HELD: Duration = Duration::from_millis(3);
+
 /// The drawing of a run.
 pub(crate) fn draw(run: &Run) -> String {
     let height = TOP + LINE_HEIGHT * (count(run.turns.len()) + 1.0) + 6.0;
@@ -66,7 +69,7 @@ fn line(svg: &mut String, top: f64, turn: &Turn, next: Option<&Turn>) {
     bar(svg, class, top, Duration::ZERO, turn.response);
     let mut end = turn.response;
     if let (Some(done), Some(held)) = (turn.done, turn.held)
-        && !held.is_zero()
+        && held >= LEAST_HELD
     {
         end = done + held;
         bar(svg, "held", top, done, end);
@@ -109,7 +112,7 @@ fn caption(svg: &mut String, top: f64, end: Duration, turn: &Turn) {
     if turn.failure.is_some() {
         words = format!("✗ killed after {words}");
     }
-    if let Some(held) = turn.held.filter(|held| !held.is_zero()) {
+    if let Some(held) = turn.held.filter(|held| *held >= LEAST_HELD) {
         let _ = write!(words, ", held {}", readable(held));
     }
     let behind = x(end) + 6.0;
