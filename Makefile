@@ -8,6 +8,7 @@ include fuzz/fuzz.mk
 include layer/layer.mk
 include terraform/terraform.mk
 -include tests/tests.mk
+include tests/bench/bench.mk
 
 .PHONY: help
 help: ## Show this

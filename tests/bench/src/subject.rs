@@ -152,7 +152,6 @@ impl Running {
         // The directory goes with `self`.
         let _ = self.dir.path();
     }
-
 }
 
 impl Drop for Running {
