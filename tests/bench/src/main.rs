@@ -148,7 +148,7 @@ fn without_spool(results: &mut Results, subjects: &[Subject]) {
         return;
     };
     let mut ours = ours.with("LANGFUSE_EXTENSION_SPOOL_BYTES", "0");
-    ours.name = "no spool".to_owned();
+    "no spool".clone_into(&mut ours.name);
     let alone = [ours];
     rows::start::times(results, &alone, 10);
     rows::ack::beside(results, &alone, Beside::Nothing, 3);

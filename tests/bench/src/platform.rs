@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::http::{self, Request};
 
 /// How long anything is waited for.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 #[derive(Clone)]
 pub(crate) struct Platform {
@@ -96,8 +96,8 @@ impl Platform {
             if let Some(found) = wanted(&state) {
                 return found;
             }
-            let (guard, waited) = changed.wait_timeout(state, PATIENCE).unwrap();
-            assert!(!waited.timed_out(), "the extension does not go on");
+            let (guard, timeout) = changed.wait_timeout(state, PATIENCE).unwrap();
+            assert!(!timeout.timed_out(), "the extension does not go on");
             state = guard;
         }
     }

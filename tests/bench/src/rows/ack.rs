@@ -132,7 +132,10 @@ fn with_load<T>(running: &Running, path: &str, beside: Beside, work: impl FnOnce
             scope.spawn(|| {
                 let mut client = running.connect();
                 let mut post = Post::of_bytes(path, beside.body_bytes());
-                while !over.load(Ordering::Relaxed) && keep_busy(&mut client, &mut post).is_some() {
+                loop {
+                    if over.load(Ordering::Relaxed) || keep_busy(&mut client, &mut post).is_none() {
+                        break;
+                    }
                 }
             });
         }

@@ -140,7 +140,7 @@ pub(crate) fn slowdown(results: &mut Results, subjects: &[Subject]) {
             let stage = Stage::new(subject, &langfuse.url(), "");
             let (times, in_force) = runtime().block_on(async {
                 let builder = stage.builder(10, 20).cpu_quota(cpus).memory_mb(memory_mb);
-                let builder = builder.timeout(Duration::from_secs(60));
+                let builder = builder.timeout(Duration::from_mins(1));
                 let lambda = builder.start().await.unwrap();
                 lambda.invoke("{}").await;
                 let mut times = Vec::new();
