@@ -18,6 +18,9 @@ pub const PASSTHROUGH_WAIT_MAX_MS: f64 = 10_000.0;
 /// The features that the extension answers from memory.
 pub const FROM_MEMORY: &[&str] = &["trace", "flush", "shutdown"];
 
+/// How many spans and scores are written out in full where they are not as they should be.
+const DIFFERENCES_SHOWN: usize = 4;
+
 /// A client's environments, and what was not as it should be.
 #[derive(Debug)]
 pub struct Trial {
@@ -141,7 +144,8 @@ impl Trial {
         if way != Way::Healthy {
             expected.media.clone_from(&outcome.stored.media); // Media passes through, so it needs Langfuse.
         }
-        failures.extend(outcome.stored.differences(&expected));
+        let differences = outcome.stored.differences(&expected);
+        failures.extend(differences.into_iter().take(DIFFERENCES_SHOWN));
         if outcome.doubled > 0 {
             failures.push(format!("{} stored twice", outcome.doubled));
         }
