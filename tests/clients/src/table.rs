@@ -185,8 +185,6 @@ fn machine() -> String {
 
 fn said(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
-    let text = output
-        .map(|output| output.stdout)
-        .unwrap_or_else(|_| b"unknown".into());
+    let text = output.map_or_else(|_| b"unknown".into(), |output| output.stdout);
     String::from_utf8_lossy(&text).trim().to_owned()
 }

@@ -85,11 +85,11 @@ impl Trial {
         };
         for (feature, answer) in &direct.answers {
             if answer.result.starts_with("raised") {
-                trial.fail(format!("straight, {feature}: {}", answer.result));
+                trial.fail(&format!("straight, {feature}: {}", answer.result));
             }
         }
         if direct.stored.spans.is_empty() {
-            trial.fail(format!("nothing arrives straight\n{}", direct.log));
+            trial.fail(&format!("nothing arrives straight\n{}", direct.log));
         }
         trial.ways.insert(Way::Direct, direct);
         trial
@@ -129,14 +129,14 @@ impl Trial {
             let arrived = outcome.stored.spans.len() + outcome.stored.scores.len();
             if outcome.acknowledged != Some(arrived) {
                 let acknowledged = outcome.acknowledged;
-                self.fail(format!(
+                self.fail(&format!(
                     "process exit: {acknowledged:?} acknowledged, {arrived} arrived\n{}",
                     outcome.log
                 ));
             }
         }
         if at_once.stored.spans != expected.stored.spans {
-            self.fail(format!("process exit: other spans\n{}", at_once.log));
+            self.fail(&format!("process exit: other spans\n{}", at_once.log));
         }
         self.ended = Some(Ended {
             expected: expected.stored,
@@ -181,11 +181,11 @@ impl Trial {
             failures.push(outcome.log.clone());
         }
         for failure in failures {
-            self.fail(format!("{name}: {failure}"));
+            self.fail(&format!("{name}: {failure}"));
         }
     }
 
-    fn fail(&mut self, failure: String) {
+    fn fail(&mut self, failure: &str) {
         self.failures
             .push(format!("{}: {failure}", self.client.name));
     }
