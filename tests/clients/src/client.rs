@@ -88,11 +88,14 @@ pub const PYTHON_5: Client = Client {
     ..python("langfuse-python-5.0.4", "requirements-5.0.4.txt")
 };
 
-/// Langfuse's JS SDK.
+/// Langfuse's JS SDK. With `LANGFUSE_FLUSH_AT=1` it would keep a score that is made while another is on its way: it sets no
+/// timer for it (`handleFlush` in `@langfuse/client`).
 pub const JS: Client = Client {
     name: "langfuse-js-5.11.1",
     app: "langfuse-js",
     packages: Packages::Node,
+    at_once: &[("LANGFUSE_FLUSH_INTERVAL", "0.02")],
+    mend: "`LANGFUSE_FLUSH_INTERVAL=0.02`",
     ..PYTHON_5
 };
 

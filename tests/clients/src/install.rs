@@ -28,7 +28,7 @@ pub fn install(client: &Client) -> Installed {
                 _ => client.name,
             };
             let requirements = app.join(requirements);
-            let python = run(tests.join("venv.sh"), &[Path::new(name), &requirements]);
+            let python = run(&tests.join("venv.sh"), &[Path::new(name), &requirements]);
             let words = [python.as_str(), "-m", "awslambdaric", "app.handler"];
             Installed {
                 bootstrap: words.map(str::to_owned).into(),
@@ -36,7 +36,7 @@ pub fn install(client: &Client) -> Installed {
             }
         }
         Packages::Node => {
-            let dir = run(tests.join("node.sh"), &[&app]);
+            let dir = run(&tests.join("node.sh"), &[&app]);
             let bootstrap = tests.join("apps/lib/bootstrap.mjs");
             let app = format!("{dir}/app.mjs");
             Installed {
@@ -72,8 +72,8 @@ pub(crate) fn tests_dir() -> PathBuf {
     dir.canonicalize().expect("the directory of the tests")
 }
 
-fn run(script: PathBuf, arguments: &[&Path]) -> String {
-    let output = Command::new(&script)
+fn run(script: &Path, arguments: &[&Path]) -> String {
+    let output = Command::new(script)
         .args(arguments)
         .output()
         .expect("a shell");

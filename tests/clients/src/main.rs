@@ -27,24 +27,30 @@ async fn main() -> ExitCode {
                 let _permit = permits.acquire_owned().await.expect("a permit");
                 let trial = Trial::full(*client).await;
                 eprintln!("{}: {} failures", client.name, trial.failures.len());
+                for failure in &trial.failures {
+                    eprintln!("{failure}");
+                }
                 trial
             })
         })
         .collect();
-    let mut trials = Vec::new();
+    let (mut trials, mut panics) = (Vec::new(), 0);
     for trial in running {
-        trials.push(trial.await.expect("a trial that ends"));
+        match trial.await {
+            Ok(trial) => trials.push(trial),
+            Err(panic) => {
+                eprintln!("{panic}");
+                panics += 1;
+            }
+        }
     }
     let text = document(&trials);
     println!("{text}");
-    if wanted.is_none() {
+    if wanted.is_none() && panics == 0 {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
         std::fs::create_dir_all(&docs).expect("a directory");
         std::fs::write(docs.join("clients.md"), text).expect("a file");
     }
-    let failures: Vec<_> = trials.iter().flat_map(|trial| &trial.failures).collect();
-    for failure in &failures {
-        eprintln!("{failure}");
-    }
-    ExitCode::from(u8::from(!failures.is_empty()))
+    let failed = panics > 0 || trials.iter().any(|trial| !trial.failures.is_empty());
+    ExitCode::from(u8::from(failed))
 }

@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 /// A key that stands for the extension's own; elsewhere the default project's key is written.
 pub const PLACEHOLDER_PUBLIC_KEY: &str = "pk-lf-extension";
 
+/// Goes with keys that the extension puts in; the project, which is compared, says the same.
+const KEY_HEADER: &str = "x-langfuse-public-key";
+
 /// Ids in hex, UUIDs, and ISO 8601 times, wherever they stand in a text.
 static IDS_AND_TIMES: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(concat!(
@@ -107,6 +110,7 @@ fn normal_spans(observations: &[Arc<Observation>]) -> Vec<String> {
             .storage_headers
             .iter()
             .filter(|(name, _)| name.starts_with("x-") || name.starts_with("x_"))
+            .filter(|(name, _)| *name != KEY_HEADER)
             .collect();
         let whole = json!([span, *one.scope, *one.resource, headers, one.project]);
         normal(whole).to_string()
@@ -157,4 +161,33 @@ fn sorted(texts: impl Iterator<Item = String>) -> Vec<String> {
     let mut texts: Vec<_> = texts.collect();
     texts.sort();
     texts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_times_and_placeholder_keys_do_not_tell_runs_apart_but_values_do() {
+        let text = |text: &str| normal(json!({ "key": "k", "value": { "stringValue": text } }));
+        assert_eq!(
+            text("pk-lf-extension 2026-11-23T23:00:00.123Z 0123456789abcdef"),
+            text("pk-lf-test 2025-01-02 03:04:05+00:00 fedcba9876543210")
+        );
+        assert_ne!(text("1"), text("2"));
+        assert_ne!(normal(json!(1)), normal(json!("1")));
+    }
+
+    #[test]
+    fn what_is_missing_changed_or_doubled_is_a_difference() {
+        let stored = |spans: &[&str]| Stored {
+            spans: spans.iter().map(|&span| span.to_owned()).collect(),
+            ..Stored::default()
+        };
+        let direct = stored(&["a", "b"]);
+        assert!(stored(&["b", "a"]).differences(&direct).is_empty());
+        assert_eq!(stored(&["a"]).differences(&direct).len(), 1);
+        assert_eq!(stored(&["a", "c"]).differences(&direct).len(), 2);
+        assert_eq!(stored(&["a", "b", "b"]).differences(&direct).len(), 1);
+    }
 }

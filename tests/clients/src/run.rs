@@ -18,7 +18,7 @@ use crate::install::{Installed, extension_binary, library_dir};
 use crate::normal::{PLACEHOLDER_PUBLIC_KEY, Stored};
 
 /// What a function of this test may take: longer than any client waits for a hung Langfuse.
-const FUNCTION_TIMEOUT: Duration = Duration::from_secs(120);
+const FUNCTION_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// How often the function is invoked after Langfuse is well again, until everything has arrived.
 const RECOVERY_INVOCATIONS_MAX: usize = 60;
@@ -75,6 +75,8 @@ pub struct Outcome {
     pub stored: Stored,
     /// Spans and scores stored twice.
     pub doubled: usize,
+    /// How many spans and scores the extension has answered 200 for, by its last report.
+    pub acknowledged: Option<usize>,
     /// What the processes wrote, for the message of a failure.
     pub log: String,
 }
@@ -115,6 +117,7 @@ pub async fn run(client: &Client, installed: &Installed, plan: Plan<'_>) -> Outc
     Outcome {
         answers,
         stored: Stored::read(&langfuse),
+        acknowledged: acknowledged(&lambda),
         doubled: duplicates.observations.len() + duplicates.events.len(),
         log,
     }
@@ -250,6 +253,13 @@ fn free_address() -> SocketAddr {
     let ip = Ipv4Addr::new(127, 1 + middle % 99, low, own.clamp(1, 254));
     let listener = TcpListener::bind((ip, 0)).expect("a free port");
     listener.local_addr().expect("an address")
+}
+
+fn acknowledged(lambda: &Lambda) -> Option<usize> {
+    let lines = lambda.logs_of("langfuse-extension").into_iter().rev();
+    let mut reports = lines.filter(|line| line.text.contains("langfuse-extension report"));
+    let report: serde_json::Value = serde_json::from_str(&reports.next()?.text).ok()?;
+    usize::try_from(report["accepted"].as_u64()?).ok()
 }
 
 fn log(lambda: &Lambda) -> String {

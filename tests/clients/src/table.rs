@@ -20,7 +20,7 @@ pub fn document(trials: &[Trial]) -> String {
          without ids and times (`=` identical, `≠` not), and how many milliseconds the handler waited: \
          straight → through the extension with Langfuse healthy / hung / refusing connections. `–` means that the client has no such \
          feature. What was recorded while Langfuse was hung or refused must have arrived, once, after it was well again, and did \
-         wherever the cell says `=`.\n\n",
+         wherever the cell says `=`. The client hands over at once (the last table says by which setting).\n\n",
         commit(),
         machine()
     );
@@ -81,7 +81,9 @@ pub fn document(trials: &[Trial]) -> String {
     }
     text.push_str(
         "\nWho hands over late keeps spans in the function's own process when the handler returns; there they are frozen, and lost if \
-         the sandbox ends before the next invocation. The sandbox was ended directly after one trace without a flush.\n\n\
+         the sandbox ends before the next invocation. The sandbox was ended directly after one trace without a flush; it was also the \
+         first invocation, when clients are slowest. Whatever the client had handed over arrived (that is checked). A flush at the \
+         end of the handler hands over everything for certain, for the milliseconds of the column above.\n\n\
          | client | arrived at the defaults | hands over late? | what mends it | arrived with that |\n|---|---|---|---|---|\n",
     );
     for trial in trials {
@@ -136,8 +138,11 @@ fn placeholders(trial: &Trial) -> String {
 }
 
 fn exit(ended: &Ended) -> String {
-    let same = ended.at_once == ended.expected;
-    if same { "=" } else { "≠" }.into()
+    if ended.at_once == ended.expected {
+        "=".into()
+    } else {
+        share(&ended.at_once, &ended.expected)
+    }
 }
 
 fn lateness(ended: &Ended) -> &'static str {
@@ -180,8 +185,6 @@ fn machine() -> String {
 
 fn said(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
-    let text = output
-        .map(|output| output.stdout)
-        .unwrap_or_else(|_| b"unknown".into());
+    let text = output.map_or_else(|_| b"unknown".into(), |output| output.stdout);
     String::from_utf8_lossy(&text).trim().to_owned()
 }

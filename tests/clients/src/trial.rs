@@ -11,12 +11,16 @@ use crate::run::{Outcome, Plan, Way, run};
 /// in milliseconds: noise of a busy machine, and far below any timeout of a client.
 pub const EXTRA_WAIT_MAX_MS: f64 = 700.0;
 
-/// What the handler may wait for prompts, media and `auth_check` while Langfuse is down, in milliseconds: the
-/// pass-through's bound of 2 s, and the client's own tries and pauses.
+/// What the handler may wait for prompts, media and `auth_check`, in milliseconds: the
+/// pass-through's bound of 2 s, and the client's own tries and pauses. They try again after a 404, too, with pauses of
+/// random length, so the bound is for a healthy Langfuse as well.
 pub const PASSTHROUGH_WAIT_MAX_MS: f64 = 10_000.0;
 
 /// The features that the extension answers from memory.
 pub const FROM_MEMORY: &[&str] = &["trace", "flush", "shutdown"];
+
+/// How many spans and scores are written out in full where they are not as they should be.
+const DIFFERENCES_SHOWN: usize = 4;
 
 /// A client's environments, and what was not as it should be.
 #[derive(Debug)]
@@ -33,7 +37,8 @@ pub struct Trial {
     pub failures: Vec<String>,
 }
 
-/// One trace without a flush, and the end of the sandbox directly after the invocation.
+/// One trace without a flush, and the end of the sandbox directly after the invocation. What the client handed over, that is
+/// what the extension acknowledged, must arrive; what it kept to itself goes down with its process.
 #[derive(Debug)]
 pub struct Ended {
     /// What arrives from a process that lives on.
@@ -80,11 +85,11 @@ impl Trial {
         };
         for (feature, answer) in &direct.answers {
             if answer.result.starts_with("raised") {
-                trial.fail(format!("straight, {feature}: {}", answer.result));
+                trial.fail(&format!("straight, {feature}: {}", answer.result));
             }
         }
         if direct.stored.spans.is_empty() {
-            trial.fail(format!("nothing arrives straight\n{}", direct.log));
+            trial.fail(&format!("nothing arrives straight\n{}", direct.log));
         }
         trial.ways.insert(Way::Direct, direct);
         trial
@@ -120,8 +125,18 @@ impl Trial {
         let expected = run(&self.client, installed, plan(Way::Direct, true)).await;
         let at_once = run(&self.client, installed, plan(Way::Healthy, true)).await;
         let defaults = run(&self.client, installed, plan(Way::Healthy, false)).await;
-        for difference in at_once.stored.differences(&expected.stored) {
-            self.fail(format!("process exit: {difference}\n{}", at_once.log));
+        for outcome in [&at_once, &defaults] {
+            let arrived = outcome.stored.spans.len() + outcome.stored.scores.len();
+            if outcome.acknowledged != Some(arrived) {
+                let acknowledged = outcome.acknowledged;
+                self.fail(&format!(
+                    "process exit: {acknowledged:?} acknowledged, {arrived} arrived\n{}",
+                    outcome.log
+                ));
+            }
+        }
+        if at_once.stored.spans != expected.stored.spans {
+            self.fail(&format!("process exit: other spans\n{}", at_once.log));
         }
         self.ended = Some(Ended {
             expected: expected.stored,
@@ -141,7 +156,8 @@ impl Trial {
         if way != Way::Healthy {
             expected.media.clone_from(&outcome.stored.media); // Media passes through, so it needs Langfuse.
         }
-        failures.extend(outcome.stored.differences(&expected));
+        let differences = outcome.stored.differences(&expected);
+        failures.extend(differences.into_iter().take(DIFFERENCES_SHOWN));
         if outcome.doubled > 0 {
             failures.push(format!("{} stored twice", outcome.doubled));
         }
@@ -152,7 +168,7 @@ impl Trial {
             if must_equal && answer.result != straight.result {
                 failures.push(format!("{feature} returned {:?}", answer.result));
             }
-            let most = if from_memory || way == Way::Healthy {
+            let most = if from_memory {
                 straight.waited_ms + EXTRA_WAIT_MAX_MS
             } else {
                 PASSTHROUGH_WAIT_MAX_MS
@@ -165,11 +181,11 @@ impl Trial {
             failures.push(outcome.log.clone());
         }
         for failure in failures {
-            self.fail(format!("{name}: {failure}"));
+            self.fail(&format!("{name}: {failure}"));
         }
     }
 
-    fn fail(&mut self, failure: String) {
+    fn fail(&mut self, failure: &str) {
         self.failures
             .push(format!("{}: {failure}", self.client.name));
     }
