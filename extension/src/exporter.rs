@@ -292,6 +292,12 @@ fn log_answer(route: &Route, status: StatusCode, outcome: Outcome, body: &[u8]) 
             answer = %beginning(body),
             "Langfuse refuses these keys; their data is held and tried again: are they of this project and region?"
         ),
+        Outcome::Refused if route.door == Door::Scores => tracing::warn!(
+            status,
+            answer = %beginning(body),
+            "Langfuse will not take these scores; arrays of them, which Python's SDK sends since version 5, \
+             need a Langfuse that knows them"
+        ),
         Outcome::Refused => tracing::warn!(
             status,
             door = ?route.door,

@@ -141,7 +141,7 @@ impl Receiver {
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head_timeout)
             .max_headers(MAX_HEADERS)
-            .max_buf_size(HEAD_LIMIT_BYTES)
+            .max_header_size(HEAD_LIMIT_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a local connection ended early");

@@ -19,7 +19,7 @@ use http::header::{
 use http::{HeaderMap, Method};
 
 /// Until this age a prompt is answered without asking Langfuse. The SDKs' own caches keep prompts as long.
-pub const PROMPT_FRESH: Duration = Duration::from_secs(60);
+pub const PROMPT_FRESH: Duration = Duration::from_mins(1);
 
 /// Until this age a prompt is answered at once, and asked for again in the background.
 pub const PROMPT_REVALIDATED: Duration = Duration::from_mins(10);

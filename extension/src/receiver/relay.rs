@@ -1,7 +1,7 @@
 //! Bodies on their way through: piece by piece, never all of it, and not for longer than they may take.
 
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,32 +26,47 @@ pub(super) enum CutOff {
     Broken,
 }
 
-/// When a body last moved, as seen from outside; and whether it was cut off.
+/// What is seen of a body from outside.
 #[derive(Clone, Debug)]
-pub(super) struct Progress(Arc<Mutex<(Instant, Option<CutOff>)>>);
+pub(super) struct Progress(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    moved_at: Instant,
+    /// Its next piece is wanted, and not there yet.
+    awaited: bool,
+    cut_off: Option<CutOff>,
+}
 
 impl Progress {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new((Instant::now(), None))))
+        Self(Arc::new(Mutex::new(State {
+            moved_at: Instant::now(),
+            awaited: false,
+            cut_off: None,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn moved(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = Instant::now();
-    }
-
-    fn cut_off(&self, why: CutOff) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(why);
+        let mut state = self.state();
+        state.moved_at = Instant::now();
+        state.awaited = false;
     }
 
     fn last_moved(&self) -> Instant {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.state().moved_at
     }
 
     pub(super) fn cut_off_for(&self) -> Option<CutOff> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.state().cut_off
     }
 
-    /// Waits for `work` until nothing has moved for `idle`. `None`: it was not done by then.
+    /// Waits for `work` until nothing has moved for `idle`. `None`: it was not done by then. If that is because the body
+    /// did not come, it counts as cut off.
     pub(super) async fn wait_for<T>(
         &self,
         work: impl Future<Output = T>,
@@ -66,6 +81,10 @@ impl Progress {
                 Err(_)
                     if self.last_moved() + idle <= Instant::now() || deadline <= Instant::now() =>
                 {
+                    let mut state = self.state();
+                    if state.awaited {
+                        state.cut_off = Some(CutOff::Idle);
+                    }
                     return None;
                 }
                 Err(_) => {}
@@ -112,7 +131,7 @@ impl<B> Relayed<B> {
     }
 
     fn cut_off(&self, why: CutOff) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.progress.cut_off(why);
+        self.progress.state().cut_off = Some(why);
         Poll::Ready(Some(Err(why.into())))
     }
 }
@@ -139,6 +158,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Relayed<B> {
                 return Poll::Ready(None);
             }
             Poll::Pending => {
+                self.progress.state().awaited = true;
                 let idle = self.idle;
                 let idle_over = &mut self.idle_over;
                 let idle_over = idle_over.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));

@@ -76,7 +76,7 @@ impl Fixture {
     /// The same request as Langfuse itself takes it: at its own path, and without deflate, which it cannot read.
     pub(crate) fn for_langfuse(mut self) -> Self {
         if self.kind == "otlp-traces" {
-            self.path = TRACES.to_owned();
+            TRACES.clone_into(&mut self.path);
         }
         let deflate = ("content-encoding".to_owned(), "deflate".to_owned());
         if self.headers.contains(&deflate) {

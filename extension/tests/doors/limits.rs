@@ -67,9 +67,11 @@ async fn a_body_above_the_limit_is_refused_before_it_is_sent() {
 
 #[tokio::test]
 async fn too_many_headers_or_too_large_ones_are_refused() {
-    let doors = Doors::open(Setup::default()).await;
+    let mut setup = Setup::default();
+    setup.receiver.limits.head_timeout = Duration::from_secs(2);
+    let doors = Doors::open(setup).await;
     let many = "x: y\r\n".repeat(MAX_HEADERS + 1);
-    let large = format!("x: {}\r\n", "y".repeat(HEAD_LIMIT_BYTES));
+    let large = format!("x: {}\r\n", "y".repeat(2 * HEAD_LIMIT_BYTES));
     for headers in [many, large] {
         let mut stream = doors.connect().await;
         let request = format!("GET /status HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 /// Longer than anything here takes, so that a test that would hang fails instead.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// `pk-lf-test:sk-lf-test`, the fake's first project.
 pub(crate) const BASIC: &str = "Basic cGstbGYtdGVzdDpzay1sZi10ZXN0";
