@@ -138,3 +138,16 @@ fn every_byte_is_charged_until_its_item_is_done_with() {
     sandbox.answer(WELL);
     assert_eq!(sandbox.core.held_bytes(), 0);
 }
+
+#[test]
+fn parts_that_fit_exactly_cost_nothing() {
+    let mut sandbox = Sandbox::new(Settings {
+        buffer_bytes: 1_000 + 2 * ITEM_OVERHEAD_BYTES,
+        ..Settings::default()
+    });
+    sandbox.invoke("r1");
+    sandbox.post_to(&traces(), sized(2, 1_000));
+    sandbox.runtime_done("r1");
+    sandbox.answer(langfuse_extension_core::delivery::Outcome::TooLarge);
+    assert_eq!(sandbox.core.held_units(), 2);
+}

@@ -155,3 +155,15 @@ fn what_is_given_up_is_forgotten() {
     sandbox.answer(Outcome::Refused);
     assert_eq!(sandbox.marks.last(), Some(&("Forget", FIRST.to_vec())));
 }
+
+#[test]
+fn parts_of_what_found_no_room_are_not_stored_either() {
+    let mut sandbox = Sandbox::new(Settings::default());
+    sandbox.invoke("r1");
+    sandbox.post_to(&traces(), sized(2, 1_000));
+    sandbox.tell(Event::NotStored { id: ItemId(0) });
+    sandbox.runtime_done("r1");
+    sandbox.marks.clear();
+    sandbox.answer(Outcome::TooLarge);
+    assert!(sandbox.marks.is_empty());
+}
