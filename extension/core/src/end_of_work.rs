@@ -14,7 +14,7 @@ use crate::time::{Now, Timer};
 use crate::traces::{Completeness, SpanFact, Traces};
 
 /// The grace that a sandbox starts with where every span's parent is already here.
-pub const WHOLE_TRACE_GRACE: Duration = Duration::from_millis(50);
+pub const WHOLE_TRACE_GRACE: Duration = Duration::from_millis(100);
 
 /// A grace that has shrunk below this is none.
 const SHORTEST_GRACE: Duration = Duration::from_millis(1);

@@ -56,6 +56,8 @@ pub struct Core<P> {
     /// What was accepted before the current invocation.
     backlog_before: ItemId,
     last_event_at: Now,
+    /// When the sandbox was last released.
+    idle_since: Now,
     thawed_at: Now,
 }
 
@@ -70,6 +72,7 @@ impl<P: Payload> Core<P> {
             invoked: true,
             backlog_before: ItemId(0),
             last_event_at: now,
+            idle_since: now,
             thawed_at: now,
             settings,
         }
@@ -141,7 +144,7 @@ impl<P: Payload> Core<P> {
             Event::Invoke { .. } | Event::Shutdown { .. } | Event::Restored { .. }
         );
         let gap = if woken {
-            now.since(self.last_event_at)
+            now.since(self.idle_since)
         } else {
             now.frozen_since(self.last_event_at)
         };
@@ -219,6 +222,7 @@ impl<P: Payload> Core<P> {
     /// Asks for the next event. Nothing else does.
     fn release(&mut self, now: Now) -> Action<P> {
         self.density.released(now);
+        self.idle_since = now;
         self.phase = Phase::Idle;
         // The handler may go on; what is sent beside it is due from now on.
         self.pipeline.pump(self.due(now), now);

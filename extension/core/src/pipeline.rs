@@ -72,15 +72,49 @@ pub struct Pipeline<P> {
 #[derive(Debug)]
 struct InFlight<P> {
     batch: Batch<P>,
-    since: Now,
-    aborted: bool,
+    wait: Wait,
 }
 
 #[derive(Debug)]
 struct Probe {
     route: Arc<Route>,
+    wait: Wait,
+}
+
+/// The wait for an answer.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
     since: Now,
+    /// The thaw in whose wake it was first found too long.
+    overdue_after_thaw: Option<Now>,
     aborted: bool,
+}
+
+impl Wait {
+    fn new(since: Now) -> Self {
+        Self {
+            since,
+            overdue_after_thaw: None,
+            aborted: false,
+        }
+    }
+
+    /// Whether to stop waiting, told once. Where invocations are shorter than [`THAW_GRACE`], one of them has to do to
+    /// read an answer that came in the freeze.
+    fn ends(&mut self, patience: &Patience, limit: Duration, now: Now) -> bool {
+        if self.aborted {
+            return false;
+        }
+        let overdue = now.since(self.since) >= limit;
+        let had_its_chance = self
+            .overdue_after_thaw
+            .is_some_and(|thaw| thaw != patience.thawed_at);
+        if overdue {
+            self.overdue_after_thaw.get_or_insert(patience.thawed_at);
+        }
+        self.aborted = had_its_chance || patience.left(self.since, limit, now).is_zero();
+        self.aborted
+    }
 }
 
 /// How long answers are waited for.
@@ -204,8 +238,7 @@ impl<P: Payload> Pipeline<P> {
                 self.ledger.probes += 1;
                 self.probe = Some(Probe {
                     route: Arc::clone(route),
-                    since: now,
-                    aborted: false,
+                    wait: Wait::new(now),
                 });
                 self.actions.push(Action::Probe {
                     route: Arc::clone(route),
@@ -263,8 +296,7 @@ impl<P: Payload> Pipeline<P> {
             id,
             InFlight {
                 batch,
-                since: now,
-                aborted: false,
+                wait: Wait::new(now),
             },
         );
     }
@@ -272,16 +304,13 @@ impl<P: Payload> Pipeline<P> {
     /// Stops waiting for answers that no longer come.
     pub fn abort_overdue(&mut self, patience: &Patience, now: Now) {
         for (id, flight) in &mut self.in_flight {
-            if !flight.aborted && patience.left(flight.since, patience.request, now).is_zero() {
-                flight.aborted = true;
+            if flight.wait.ends(patience, patience.request, now) {
                 self.actions.push(Action::Abort { id: *id });
             }
         }
         if let Some(probe) = &mut self.probe
-            && !probe.aborted
-            && patience.left(probe.since, patience.probe, now).is_zero()
+            && probe.wait.ends(patience, patience.probe, now)
         {
-            probe.aborted = true;
             self.actions.push(Action::AbortProbe);
         }
     }
@@ -309,10 +338,12 @@ impl<P: Payload> Pipeline<P> {
 
     /// The earliest moment at which [`Self::pump`] or [`Self::abort_overdue`] may have something to do.
     pub fn wake_in(&self, due: Due, patience: &Patience, now: Now) -> Option<Duration> {
-        let flights = self.in_flight.values().filter(|flight| !flight.aborted);
-        let flights = flights.map(|flight| patience.left(flight.since, patience.request, now));
-        let probe = self.probe.iter().filter(|probe| !probe.aborted);
-        let probe = probe.map(|probe| patience.left(probe.since, patience.probe, now));
+        let flights = self.in_flight.values().map(|flight| flight.wait);
+        let flights = flights.filter(|wait| !wait.aborted);
+        let flights = flights.map(|wait| patience.left(wait.since, patience.request, now));
+        let probe = self.probe.iter().map(|probe| probe.wait);
+        let probe = probe.filter(|wait| !wait.aborted);
+        let probe = probe.map(|wait| patience.left(wait.since, patience.probe, now));
         let lanes = self.buffer.lanes().filter_map(|lane| {
             let age = match due {
                 Due::Nothing => return None,

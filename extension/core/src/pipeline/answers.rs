@@ -17,10 +17,10 @@ use crate::{Action, ExportId};
 impl<P: Payload> Pipeline<P> {
     /// The answer to a request with data.
     pub fn exported(&mut self, id: ExportId, outcome: Outcome, now: Now) {
-        let Some(InFlight { batch, since, .. }) = self.in_flight.remove(&id) else {
+        let Some(InFlight { batch, wait }) = self.in_flight.remove(&id) else {
             return;
         };
-        let answer = self.answer(outcome, since, now);
+        let answer = self.answer(outcome, wait.since, now);
         self.delivery.sent(&batch.route, answer, now);
         match outcome {
             Outcome::Delivered => self.delivered(&batch),
@@ -39,7 +39,7 @@ impl<P: Payload> Pipeline<P> {
     /// The answer to the probe.
     pub fn probed(&mut self, outcome: Outcome, now: Now) {
         if let Some(probe) = self.probe.take() {
-            let answer = self.answer(outcome, probe.since, now);
+            let answer = self.answer(outcome, probe.wait.since, now);
             self.delivery.probed(&probe.route, answer, now);
             if outcome == Outcome::Unauthorized {
                 self.unauthorized(&probe.route, now);

@@ -198,11 +198,11 @@ fn spans_that_may_have_arrived_are_given_up_where_the_setting_says_so() {
 fn a_throttling_langfuse_is_left_alone_as_long_as_it_asks() {
     let retry_after = Some(Duration::from_secs(30));
     let mut sandbox = after(Outcome::Throttled { retry_after });
-    assert_eq!(sandbox.held_ms(), Some(50));
+    assert_eq!(sandbox.held_ms(), Some(100));
     assert!(sandbox.released, "no hold for what may not be sent in it");
     sandbox.invoke("r2");
     sandbox.tell(Event::TelemetrySpeaks);
-    sandbox.pass_ms(29_949);
+    sandbox.pass_ms(29_899);
     assert_eq!(sandbox.count("Export") + sandbox.count("Probe"), 1);
     sandbox.pass_ms(1);
     assert_eq!(sandbox.sending(), ["a"]);

@@ -103,3 +103,30 @@ fn the_restored_and_the_thawed_go_on_as_if_nothing_had_been() {
     sandbox.answer(WELL);
     assert_eq!(sandbox.held_ms(), Some(0));
 }
+
+#[test]
+fn invocations_shorter_than_the_thaw_grace_give_a_dead_request_up_all_the_same() {
+    let mut sandbox = frozen_in_a_request();
+    sandbox.invoke("r2");
+    sandbox.pass_ms(20);
+    assert_eq!(sandbox.aborted, [], "its answer may lie in the socket");
+    sandbox.runtime_done("r2");
+    sandbox.pass_ms(20);
+    sandbox.freeze_ms(3_600_000);
+    sandbox.invoke("r3");
+    assert_eq!(sandbox.aborted.len(), 1);
+}
+
+#[test]
+fn telemetry_that_comes_before_the_invoke_does_not_hide_a_freeze() {
+    let mut sandbox = Sandbox::new(Settings::default());
+    sandbox.settle_in();
+    sandbox.invocation("r1", 10);
+    sandbox.answer(WELL);
+    // Where the monotonic clock goes on in a freeze, only the time since the release tells of it.
+    sandbox.pass_ms(5_000);
+    sandbox.done.clear();
+    sandbox.tell(Event::TelemetrySpeaks);
+    sandbox.invoke("r2");
+    assert!(sandbox.done.contains(&"ResetConnections"));
+}
