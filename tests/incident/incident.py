@@ -163,11 +163,20 @@ def ask_rie(running: sandbox.Platform, result: Result) -> None:
         (url_event("GET", "/team"), result.team, "Ada"),
         (url_event("POST", "/chat", {"message": QUESTION}), result.chat, "trace_id"),
     ):
+        already = len(runtimes_done(running))
         status, answer = running.invoke(event)
         assert status == 200 and sign in str(answer), answer
-        (*_, done) = [line for line in running.lines if "INVOKE RTDONE(status: success" in line]
+        limit = time.monotonic() + sandbox.END_LIMIT_SECONDS
+        while len(runtimes_done(running)) == already and time.monotonic() < limit:
+            time.sleep(0.01)  # Its log may be read later than its answer.
+        assert len(runtimes_done(running)) == already + 1
+        done = runtimes_done(running)[-1]
         timings.append(float(done.split("duration: ")[1].removesuffix("ms)")))
     result.chat_first.append(float("nan"))  # It buffers streams.
+
+
+def runtimes_done(running: sandbox.Platform) -> list[str]:
+    return [line for line in running.lines if "INVOKE RTDONE(status: success" in line]
 
 
 def url_event(method: str, path: str, message: dict | None = None) -> dict:
@@ -331,14 +340,14 @@ def figures_of(results: dict, before: dict, capture: list) -> list[str]:
     lines += ["", "**A handler that flushes to Langfuse itself** (langfuse 4.0.6, one span, one score):", ""]
     lines += ["| Langfuse | `flush()` returns after |", "|---|---|"]
     lines += [f"| {case} | {seconds:.1f} s |" for case, seconds in before.items()]
-    lines += ["", f"**The app behind the extension** (medians of {ROUNDS} requests; in brackets the fastest ÷ the fastest with tracing off):", ""]
+    lines += ["", f"**The app behind the extension** (medians of {ROUNDS} requests; in brackets ÷ tracing off: the medians; the fastest):", ""]
     lines += ["| platform | Langfuse | `/team` | `/chat`, first byte | `/chat`, last byte | spans | scores | doubled |", "|---|---|---|---|---|---|---|---|"]
     for (name, case), result in results.items():
         off = results[name, "tracing off"]
         cells = []
         for timing in TIMINGS:
             value = result.median(timing)
-            cells.append("buffered" if value != value else f"{value:.1f} ms ({result.fastest(timing) / off.fastest(timing):.2f})")
+            cells.append("buffered" if value != value else f"{value:.1f} ms ({value / off.median(timing):.2f}; {result.fastest(timing) / off.fastest(timing):.2f})")
         expected = 0 if case == "tracing off" else ROUNDS
         wanted = f"{result.spans} of {expected * SPANS_PER_ROUND} | {result.scores} of {expected * SCORES_PER_ROUND}"
         lines.append(f"| {name} | {case} | {' | '.join(cells)} | {wanted} | {result.doubled} |")

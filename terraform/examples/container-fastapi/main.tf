@@ -18,7 +18,7 @@ module "langfuse" {
     AWS_LWA_READINESS_CHECK_PATH = "/healthz"
     AWS_LWA_INVOKE_MODE          = "response_stream"
 
-    # Unnecessary from langfuse 4.7.0 on: see the app's /team.
+    # Or the pool that /team is called with would be serialised: see the app.
     LANGFUSE_OBSERVE_DECORATOR_IO_CAPTURE_ENABLED = "false"
   }
 }

@@ -84,8 +84,8 @@ async def remember(message: str) -> None:
     await asyncio.sleep(WORD_SECONDS)
 
 
-# Before langfuse 4.7.0 a decorated handler must not capture what it is called with: a pool of connections among its
-# arguments is serialised attribute by attribute, which never ends. No extension can mend that from outside, but
+# A decorated handler must not capture what it is called with: a pool of connections among its arguments is serialised
+# attribute by attribute, which hardly ever ends. No extension can mend that from outside, but
 # LANGFUSE_OBSERVE_DECORATOR_IO_CAPTURE_ENABLED=false does.
 @app.get("/team")
 @observe()
