@@ -7,6 +7,7 @@ SHELL := /bin/bash
 include fuzz/fuzz.mk
 include layer/layer.mk
 include terraform/terraform.mk
+include tests/clients/clients.mk
 -include tests/tests.mk
 
 .PHONY: help

@@ -35,4 +35,7 @@ def texts_of(package: dict) -> list[str]:
         return [path.read_text(encoding="utf-8", errors="replace") for path in dict.fromkeys(found)]
     if "Apache-2.0" in (package["license"] or ""):
         return [(crates.ROOT / "LICENSE").read_text()]
-    sys.exit(f"layer/licences.py: {package['name']} {package['version']} ships no licence text; add it to layer/notices/")
+    carried = Path(__file__).parent / "notices" / f"{package['name']}.txt"
+    if carried.exists():
+        return [carried.read_text()]
+    sys.exit(f"layer/licences.py: {package['name']} {package['version']} ships no licence text; add it as layer/notices/{package['name']}.txt")

@@ -137,6 +137,11 @@ impl Agent {
         }
     }
 
+    /// The log has said already that no telemetry will come.
+    pub fn silence_is_known(&mut self) {
+        self.report.silence_is_known();
+    }
+
     /// Takes in one event after another until the sandbox ends.
     pub async fn run(mut self) {
         loop {
@@ -187,13 +192,7 @@ impl Agent {
 
     fn take(&mut self, input: Input) -> bool {
         match input {
-            Input::Event(event) => {
-                if matches!(event, Event::Restored { .. }) {
-                    // A snapshot may be restored long after the keys in it were changed.
-                    let _ = self.reread_keys.send(());
-                }
-                self.step(event)
-            }
+            Input::Event(event) => self.step(event),
             Input::Accept {
                 route,
                 payload,
@@ -259,10 +258,10 @@ impl Agent {
             let _ = self.next.send(());
             return false;
         };
-        // All of them, whichever is the last.
-        let ended = actions
-            .into_iter()
-            .fold(false, |ended, action| self.perform(action) || ended);
+        let mut ended = false;
+        for action in actions {
+            ended |= self.perform(action);
+        }
         while let Some(id) = self.not_stored.pop() {
             self.step(Event::NotStored { id });
         }

@@ -4,6 +4,7 @@
 //! because an extension that exits over a typing error takes the customer's function with it.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -14,6 +15,7 @@ use langfuse_extension_core::strategy::Strategy;
 use reqwest::Url;
 
 use crate::credentials::{AwsEnvironment, Source};
+use crate::upstream::PLACEHOLDER_PUBLIC_KEY;
 
 /// Where settings come from.
 pub trait Environment {
@@ -31,7 +33,7 @@ impl Environment for ProcessEnvironment {
     }
 }
 
-impl Environment for HashMap<&str, &str> {
+impl<S: BuildHasher> Environment for HashMap<&str, &str, S> {
     fn get(&self, name: &str) -> Option<String> {
         HashMap::get(self, name)
             .map(|value| (*value).to_owned())
@@ -254,23 +256,45 @@ impl<E: Environment> Reader<'_, E> {
             .unwrap_or_default()
     }
 
+    /// The app's own keys serve for requests that bring none, unless they are placeholders for the extension's.
     fn keys(&mut self) -> Option<KeySources> {
-        let mut source = |name: &str| {
-            let text = self
-                .get(name)
-                .or_else(|| self.environment.get(&format!("LANGFUSE_{name}")))?;
-            Source::parse(&text)
-                .inspect_err(|error| {
-                    self.problems
-                        .push(format!("LANGFUSE_EXTENSION_{name} is not used: {error}"))
-                })
-                .ok()
+        let app_has_own =
+            self.environment.get("LANGFUSE_PUBLIC_KEY").as_deref() != Some(PLACEHOLDER_PUBLIC_KEY);
+        let setting = |name: &str| {
+            let of_app = || {
+                self.environment
+                    .get(&format!("LANGFUSE_{name}"))
+                    .filter(|_| app_has_own)
+            };
+            self.get(name).or_else(of_app)
         };
-        let (public, secret) = (source("PUBLIC_KEY"), source("SECRET_KEY"));
-        Some(KeySources {
-            public: public?,
-            secret: secret?,
-        })
+        match (setting("PUBLIC_KEY"), setting("SECRET_KEY")) {
+            (Some(public), Some(secret)) => {
+                let public = self.source("PUBLIC_KEY", &public);
+                let secret = self.source("SECRET_KEY", &secret);
+                Some(KeySources {
+                    public: public?,
+                    secret: secret?,
+                })
+            }
+            (None, None) => None,
+            _ => {
+                let problem = "one of LANGFUSE_EXTENSION_PUBLIC_KEY and LANGFUSE_EXTENSION_SECRET_KEY is missing, so \
+                               the extension has no keys: set both";
+                self.problems.push(problem.into());
+                None
+            }
+        }
+    }
+
+    fn source(&mut self, name: &str, text: &str) -> Option<Source> {
+        let source = Source::parse(text);
+        source
+            .map_err(|error| {
+                self.problems
+                    .push(format!("LANGFUSE_EXTENSION_{name} {error}"));
+            })
+            .ok()
     }
 
     fn core(&mut self, spool: bool) -> Settings {
@@ -386,103 +410,4 @@ fn names_loopback(url: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(variables: &[(&'static str, &'static str)]) -> Config {
-        Config::read(&variables.iter().copied().collect::<HashMap<_, _>>())
-    }
-
-    #[test]
-    fn nothing_set_means_the_defaults() {
-        let config = read(&[]);
-        assert_eq!(config.listen, DEFAULT_LISTEN);
-        assert_eq!(
-            config.upstream.unwrap().as_str(),
-            "https://cloud.langfuse.com/"
-        );
-        assert_eq!(config.core.buffer_bytes, LARGEST_DEFAULT_BUFFER_BYTES);
-        assert!(config.core.enabled && config.core.spool && config.keys.is_none());
-        assert!(config.problems.is_empty(), "{:?}", config.problems);
-    }
-
-    #[test]
-    fn the_sdks_address_counts_unless_it_is_the_extensions() {
-        let url = |variables| read(variables).upstream.unwrap().to_string();
-        assert_eq!(
-            url(&[("LANGFUSE_BASE_URL", "https://us.cloud.langfuse.com")]),
-            "https://us.cloud.langfuse.com/"
-        );
-        for loopback in [
-            "http://localhost:4318",
-            "http://127.0.0.1:4318/",
-            "http://[::1]:4318",
-        ] {
-            let both = read(&[
-                ("LANGFUSE_BASE_URL", loopback),
-                ("LANGFUSE_HOST", "https://langfuse.example/base"),
-            ]);
-            assert_eq!(
-                both.upstream.unwrap().as_str(),
-                "https://langfuse.example/base"
-            );
-        }
-        let own = [
-            ("LANGFUSE_EXTENSION_BASE_URL", "http://127.0.0.1:9"),
-            ("LANGFUSE_HOST", "https://other.example"),
-        ];
-        assert_eq!(url(&own), "http://127.0.0.1:9/");
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_named_and_replaced() {
-        let config = read(&[
-            ("LANGFUSE_EXTENSION_FLUSH", "sometimes"),
-            ("LANGFUSE_EXTENSION_FLUSH_BUDGET_MS", "2s"),
-            ("LANGFUSE_EXTENSION_LISTEN", "0.0.0.0:4318"),
-            ("LANGFUSE_EXTENSION_RESEND_AMBIGUOUS", "perhaps"),
-            ("LANGFUSE_EXTENSION_PASSTHROUGH", "none"),
-            ("LANGFUSE_EXTENSION_ACCEPT", "some"),
-            ("LANGFUSE_EXTENSION_PROMPT_CACHE", "sometimes"),
-            ("LANGFUSE_EXTENSION_LOG_LEVEL", "loud"),
-            ("LANGFUSE_EXTENSION_BASE_URL", "cloud.langfuse.com"),
-        ]);
-        assert_eq!(config.problems.len(), 9, "{:#?}", config.problems);
-        assert_eq!(config.core.flush_budget, Duration::from_secs(2));
-        assert_eq!(config.listen, DEFAULT_LISTEN);
-        assert!(config.upstream.is_none());
-    }
-
-    #[test]
-    fn a_small_function_gets_a_small_buffer() {
-        let config = read(&[("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")]);
-        assert_eq!(config.core.buffer_bytes, 8 << 20);
-    }
-
-    #[test]
-    fn localhost_stands_for_both_families_and_an_address_for_itself() {
-        let listen = |text| {
-            let config = read(&[("LANGFUSE_EXTENSION_LISTEN", text)]);
-            (
-                config.listen.to_string(),
-                config.also_listen.map(|it| it.to_string()),
-            )
-        };
-        let both = ("127.0.0.1:4319".into(), Some("[::1]:4319".into()));
-        assert_eq!(listen("localhost:4319"), both);
-        assert_eq!(listen("127.0.0.1:4319"), ("127.0.0.1:4319".into(), None));
-        assert_eq!(listen("[::1]:4319"), ("[::1]:4319".into(), None));
-        assert_eq!(listen("").1.as_deref(), Some("[::1]:4318"));
-    }
-
-    #[test]
-    fn tracing_can_be_switched_off() {
-        assert!(!read(&[("LANGFUSE_TRACING_ENABLED", "False")]).core.enabled);
-        assert!(read(&[("LANGFUSE_TRACING_ENABLED", "maybe")]).core.enabled);
-    }
-
-    #[test]
-    fn the_spool_can_be_switched_off() {
-        assert!(!read(&[("LANGFUSE_EXTENSION_SPOOL_BYTES", "0")]).core.spool);
-    }
-}
+mod tests;

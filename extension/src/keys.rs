@@ -87,7 +87,7 @@ impl Keyring {
                     return;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "cannot get the keys; their data is held, and this tried again")
+                    tracing::error!(%error, "cannot get the keys; their data is held, and this tried again");
                 }
             }
             tokio::time::sleep(pause).await;

@@ -123,15 +123,18 @@ async fn serve(mut config: Config, mut platform: Platform) -> ExitCode {
     );
     tokio::spawn(keyring.keep(inputs.clone(), keys_doubted));
     listen(&config, receiver).await;
-    subscribe(&mut platform, &inputs).await;
+    let subscribed = subscribe(&mut platform, &inputs).await;
 
     inputs.event(Event::Registered {
         invoke: platform.told_of_invocations,
     });
     let events_of_lambda = tokio::spawn(follow(platform, next_asked, inputs));
-    let agent = Agent::new(config.core, events, ask_next, exporter, disk, reread_keys);
+    let mut agent = Agent::new(config.core, events, ask_next, exporter, disk, reread_keys);
+    if !subscribed {
+        agent.silence_is_known();
+    }
     tokio::select! {
-        _ = agent.run() => ExitCode::SUCCESS,
+        () = agent.run() => ExitCode::SUCCESS,
         _ = events_of_lambda => ExitCode::FAILURE,
     }
 }
@@ -176,20 +179,23 @@ async fn listen(config: &Config, receiver: Receiver) {
     }
 }
 
-async fn subscribe(platform: &mut Platform, inputs: &Inputs) {
+/// Says whether the end of each invocation will be told.
+async fn subscribe(platform: &mut Platform, inputs: &Inputs) -> bool {
     match Telemetry::bind().await {
         Ok(telemetry) => match platform.subscribe(&telemetry.destination()).await {
             Ok(()) => {
                 tokio::spawn(telemetry.serve(inputs.clone()));
+                return true;
             }
             Err(error) => {
-                tracing::info!(%error, "no telemetry here; the end of an invocation is guessed")
+                tracing::info!(%error, "no telemetry here; the end of an invocation is guessed");
             }
         },
         Err(error) => {
-            tracing::warn!(%error, "cannot listen for telemetry; the end of an invocation is guessed")
+            tracing::warn!(%error, "cannot listen for telemetry; the end of an invocation is guessed");
         }
     }
+    false
 }
 
 fn open_disk(config: &Config) -> Option<Disk> {

@@ -49,6 +49,11 @@ pub struct Status {
 }
 
 impl Report {
+    /// Why telemetry is silent has been logged: it need not be said again.
+    pub fn silence_is_known(&mut self) {
+        self.said_untold = true;
+    }
+
     /// An invocation has come. `told`: the Telemetry API had spoken by then.
     pub fn invoked(&mut self, told: bool) {
         self.invocations += 1;

@@ -162,13 +162,14 @@ impl Upstream {
         }
     }
 
-    /// Whether an `Authorization` header names the project of the extension's own keys: a public key is no secret, and
-    /// the function may run with it and any dummy secret.
+    /// Whether an `Authorization` header names the project of the extension's own keys without holding its secret: a
+    /// public key is no secret, and the function may run with it and any dummy secret.
     pub fn stands_for_our_keys(&self, authorization: &str) -> bool {
         let Some(public) = public_key_of(authorization) else {
             return false;
         };
-        public == PLACEHOLDER_PUBLIC_KEY || self.keys().is_some_and(|keys| keys.public == public)
+        let named = |keys: ReadyKeys| keys.public == public && keys.authorization != authorization;
+        public == PLACEHOLDER_PUBLIC_KEY || self.keys().is_some_and(named)
     }
 
     /// Takes keys in. Returns whether they differ from those before.

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
+import run_deployed
 from botocore.exceptions import ClientError
 from moto.awslambda.models import lambda_backends
 from moto.secretsmanager.responses import SecretsManagerResponse
@@ -66,11 +67,19 @@ class Cloud:
     @contextmanager
     def as_function(self, name: str, service: str) -> Iterator:
         """A client with the rights of the function's role, while moto checks every call."""
+        keys = self.keys_of_function(name)
+        with self.checked():
+            yield self.client(service, keys)
+
+    def keys_of_function(self, name: str) -> dict:
         role = self.client("iam").get_role(RoleName=name)["Role"]["Arn"]
-        keys = self.client("sts").assume_role(RoleArn=role, RoleSessionName=name)["Credentials"]
+        return self.client("sts").assume_role(RoleArn=role, RoleSessionName=name)["Credentials"]
+
+    @contextmanager
+    def checked(self) -> Iterator:
         self.check_after("0")
         try:
-            yield self.client(service, keys)
+            yield
         finally:
             self.check_after("inf")
 
@@ -134,6 +143,7 @@ def main() -> None:
 def build() -> None:
     """The layer and the app's package as a user would build them; the package only where the app has changed since."""
     subprocess.run(["make", "-f", "layer/layer.mk", "layer", f"ARCH={ARCH}"], cwd=ROOT, check=True)
+    run_deployed.build()
     sources = [EXAMPLES / "zip-python/package.sh", *(EXAMPLES / "zip-python/app").glob("*")]
     package = EXAMPLES / "zip-python/build/function.zip"
     if not package.exists() or package.stat().st_mtime < max(source.stat().st_mtime for source in sources):
@@ -166,6 +176,13 @@ def zip_python(cloud: Cloud) -> None:
             same("secret as the function reads it", json.loads(role.get_secret_value(SecretId=arn)["SecretString"]), secret)
             denied("another secret", lambda: role.get_secret_value(SecretId=other))
             denied("writing the secret", lambda: role.put_secret_value(SecretId=arn, SecretString="{}"))
+
+        keys = cloud.keys_of_function(outputs["function_name"])
+        with cloud.checked():
+            folder = WORK / "deployed" / "zip-python"
+            counted = run_deployed.run(folder, cloud.url, REGION, keys, (secret["public_key"], secret["secret_key"]))
+        same("what the deployed function delivered", (counted["observations"], counted["scores"]), (2, 1))
+        print("deploy: zip-python: the deployed function ran, and its trace arrived", flush=True)
 
 
 def container_fastapi(cloud: Cloud) -> None:

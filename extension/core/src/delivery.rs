@@ -310,10 +310,12 @@ impl Delivery {
                 self.host_answered();
             }
             Outcome::NotDelivered { retry_after } => self.bad(retry_after, now),
+            // The freeze broke the connection, which says nothing about Langfuse but that it is to be asked.
             _ if answer.cut => {
-                // The freeze broke the connection, which says nothing about Langfuse but that it is to be asked.
-                let until = Timer::new(now, Duration::ZERO);
-                self.health = Health::Bad { until };
+                if !matches!(self.health, Health::Bad { .. }) {
+                    let until = Timer::new(now, Duration::ZERO);
+                    self.health = Health::Bad { until };
+                }
             }
             _ => self.bad(None, now),
         }

@@ -50,6 +50,8 @@ pub struct EndOfWork {
     late_this_time: bool,
     /// What was known of the traces when the sandbox was released.
     at_release: Completeness,
+    /// Data came after that. It was late, unless it belongs to an invocation that we have not been told of yet.
+    came_released: bool,
 }
 
 impl EndOfWork {
@@ -69,6 +71,7 @@ impl EndOfWork {
             quiet_before_request: None,
             late_this_time: false,
             at_release: Completeness::Unknown,
+            came_released: false,
         }
     }
 
@@ -77,6 +80,9 @@ impl EndOfWork {
         let mut early = self.done_early.drain(..);
         self.done_at = early.find(|(id, _)| *id == request_id).map(|(_, at)| at);
         drop(early);
+        if std::mem::take(&mut self.came_released) && self.done_at.is_none() {
+            self.graces.missed(self.at_release);
+        }
         self.request_id = request_id;
         self.running = self.done_at.is_none();
         self.last_activity = Some(now);
@@ -122,7 +128,7 @@ impl EndOfWork {
     pub fn arrived(&mut self, facts: &[SpanFact], released: bool, now: Now) {
         let situation = self.traces.completeness();
         if released {
-            self.graces.missed(self.at_release);
+            self.came_released = true;
         } else if let Some(quiet) = self.quiet_before_request.take() {
             self.graces.late(situation, quiet);
             self.late_this_time = true;

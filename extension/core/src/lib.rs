@@ -195,7 +195,8 @@ pub enum Action<P> {
     },
     /// Stop waiting for the answer to the probe; its [`Event::Probed`] still comes, at once.
     AbortProbe,
-    /// Put an item on disk, before it is acknowledged.
+    /// Put an item on disk, before it is acknowledged. One whose history has ambiguous sends is best marked as sent in
+    /// the same write; an [`Action::MarkSent`] follows in any case.
     Store {
         /// Where it goes.
         route: Arc<Route>,

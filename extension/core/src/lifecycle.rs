@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::buffer::{ItemId, Payload};
 use crate::end_of_work::EndOfWork;
 use crate::ledger::Ledger;
-use crate::pipeline::{Due, PROBE_TIMEOUT, Patience, Pipeline, THAW_GRACE};
+use crate::pipeline::{Due, PROBE_TIMEOUT, Patience, Pipeline};
 use crate::strategy::{Density, Strategy};
 use crate::time::{Now, Timer};
 use crate::{Action, Event, Settings};
@@ -326,17 +326,18 @@ impl<P: Payload> Core<P> {
         }
     }
 
-    /// How long answers are waited for. At SHUTDOWN an answer that an earlier phase waited for in vain is given up, so
-    /// that its data may have a last chance.
     fn patience(&self) -> Patience {
-        let (request, probe) = match self.phase {
-            Phase::ShuttingDown { .. } => (self.settings.flush_budget, THAW_GRACE),
-            _ => (self.settings.request_timeout, PROBE_TIMEOUT),
+        let cut_short = matches!(self.phase, Phase::ShuttingDown { .. });
+        let (request, probe) = if cut_short {
+            (LAST_REQUEST_PATIENCE, LAST_PROBE_PATIENCE)
+        } else {
+            (self.settings.request_timeout, PROBE_TIMEOUT)
         };
         Patience {
             request,
             probe,
             thawed_at: self.thawed_at,
+            cut_short,
         }
     }
 
@@ -387,6 +388,13 @@ impl<P: Payload> Core<P> {
         self.end_of_work.is_told()
     }
 }
+
+/// How long an answer is waited for at SHUTDOWN, from when its request was sent: what an earlier phase waited for in vain
+/// is given up, so that its data may have a last chance.
+const LAST_REQUEST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The same for a probe.
+const LAST_PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Lambda gives extensions two seconds at SHUTDOWN; a deadline further away is not Lambda's.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-extensions-api.html>

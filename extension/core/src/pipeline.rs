@@ -92,12 +92,18 @@ pub struct Patience {
     pub probe: Duration,
     /// When the sandbox was last thawed.
     pub thawed_at: Now,
+    /// It was cut short for SHUTDOWN, so that it may have been over before the thaw.
+    pub cut_short: bool,
 }
 
 impl Patience {
     /// What is left of it for something sent at `since`. A freeze counts, but then the answer may lie in the socket.
     fn left(&self, since: Now, limit: Duration, now: Now) -> Duration {
-        let awake = limit.saturating_sub(now.awake_since(since));
+        let awake = if self.cut_short {
+            Duration::MAX
+        } else {
+            limit.saturating_sub(now.awake_since(since))
+        };
         let thaw = THAW_GRACE.saturating_sub(now.awake_since(self.thawed_at));
         awake.min(limit.saturating_sub(now.since(since)).max(thaw))
     }

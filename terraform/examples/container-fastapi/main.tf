@@ -17,6 +17,9 @@ module "langfuse" {
     AWS_LWA_PORT                 = "8080"
     AWS_LWA_READINESS_CHECK_PATH = "/healthz"
     AWS_LWA_INVOKE_MODE          = "response_stream"
+
+    # Unnecessary from langfuse 4.7.0 on: see the app's /team.
+    LANGFUSE_OBSERVE_DECORATOR_IO_CAPTURE_ENABLED = "false"
   }
 }
 

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// The prefix of control groups and directories; the owner's pid follows, so that a later run can clear what a killed
-/// one left.
-const NAME_PREFIX: &str = "lambda-emulator-";
+/// The prefix of control groups and directories; the owner's pid namespace and pid follow, so that a later run can clear
+/// what a killed one left.
+const NAME_PREFIX: &str = "local-lambda-";
 /// How long a freeze may take to be complete, and how long a killed group may take to become empty.
 const SETTLE_LIMIT: Duration = Duration::from_millis(500);
 const SETTLE_STEP: Duration = Duration::from_micros(200);
@@ -190,7 +190,8 @@ impl Drop for Freezer {
 pub(crate) fn owned_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!(
-        "{NAME_PREFIX}{}-{}",
+        "{NAME_PREFIX}{}-{}-{}",
+        pid_namespace(),
         std::process::id(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     )
@@ -245,13 +246,22 @@ fn clear_stale() {
     }
 }
 
-/// Whether something of that name is left from an emulator that is gone.
+/// Whether something of that name is left from an emulator that is gone. One in another pid namespace cannot be seen, so
+/// what is its is left alone.
 pub(crate) fn is_stale(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let owner = name
         .strip_prefix(NAME_PREFIX)
-        .and_then(|rest| rest.split('-').next());
+        .and_then(|rest| rest.strip_prefix(&pid_namespace()))
+        .and_then(|rest| rest.strip_prefix('-')?.split('-').next());
     owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+}
+
+/// The number of this process's pid namespace.
+fn pid_namespace() -> String {
+    let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let text = link.to_string_lossy();
+    text.chars().filter(char::is_ascii_digit).collect()
 }
 
 /// Limits all processes together, in the freezing group if its hierarchy has the controller.
@@ -416,4 +426,22 @@ fn write(path: &Path, value: &str) {
 
 fn open_for_writing(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().write(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(namespace: &str, pid: u32) -> PathBuf {
+        PathBuf::from(format!("/somewhere/{NAME_PREFIX}{namespace}-{pid}-0"))
+    }
+
+    #[test]
+    fn only_what_an_emulator_of_this_pid_namespace_left_is_stale() {
+        let (gone, here) = (u32::MAX, std::process::id());
+        assert!(is_stale(&named(&pid_namespace(), gone)));
+        assert!(!is_stale(&named(&pid_namespace(), here)));
+        assert!(!is_stale(&named("1", gone)));
+        assert!(!is_stale(Path::new(&owned_name())));
+    }
 }

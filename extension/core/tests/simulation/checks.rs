@@ -151,7 +151,7 @@ impl Checks {
             Event::Probed { outcome } => self.probed(*outcome, now),
             Event::PassedThrough { answered: true } => {
                 self.failed_probes = 0;
-                if self.trust == Trust::Bad {
+                if self.trust != Trust::Well {
                     self.trust = Trust::Trial;
                 }
             }
@@ -201,6 +201,7 @@ impl Checks {
             let frozen = self.last_probe.map(|at| now.frozen_since(at));
             let cut = frozen.is_some_and(|frozen| frozen >= Duration::from_secs(1));
             self.failed_probes += u32::from(!cut);
+            self.last_probe = self.last_probe.filter(|_| !cut);
         }
         if matches!(outcome, Outcome::Unauthorized) {
             self.refused.push(credential);
@@ -341,8 +342,7 @@ impl Checks {
             .map_or(Duration::ZERO, |at| now.since(at));
         if self.next_outstanding {
             let released_now = std::mem::take(&mut self.released_now);
-            let clients_are_quiet = self.open_requests == 0
-                && quiet + self.settings.grace_limit >= self.settings.flush_budget;
+            let clients_are_quiet = self.open_requests == 0 && quiet >= self.settings.flush_budget;
             let paid = released_now
                 && clients_are_quiet
                 && since_told.is_some_and(|held| held >= self.settings.flush_budget);
@@ -368,6 +368,7 @@ impl Checks {
         let vain = self
             .in_vain
             .is_some_and(|at| now.since(at) < NO_SECOND_PAYMENT);
+        let vain = vain && !self.odd_clocks;
         assert!(!(vain && grace_over), "a known outage is paid for again");
         assert!(
             !(grace_over && core.held_units() == 0),

@@ -28,7 +28,7 @@ impl Spool {
         let stored = Stored {
             route,
             load,
-            sent: false,
+            sent: item.history.ambiguous_sends > 0,
         };
         let before = self.entries.insert(item.id, stored);
         assert!(before.is_none(), "{:?} was stored twice", item.id);

@@ -85,6 +85,7 @@ pub(crate) struct World {
     probes: u64,
     pub(crate) dies_after_actions: Option<u64>,
     pub(crate) exports: u64,
+    dead: bool,
 }
 
 impl World {
@@ -120,6 +121,7 @@ impl World {
             probes: 0,
             dies_after_actions: None,
             exports: 0,
+            dead: false,
             rng,
             nature,
         };
@@ -168,6 +170,9 @@ impl World {
 
     /// Moves time to what comes next, and says what it is. `None`: nothing will ever happen again.
     pub(crate) fn next(&mut self) -> Option<What> {
+        if std::mem::take(&mut self.dead) {
+            return Some(What::Sigkill);
+        }
         loop {
             let real = self.real.keys().next().map(|(at, _)| *at);
             let running = !self.frozen;
@@ -215,6 +220,15 @@ impl World {
         let now = self.now();
         self.note(|_| format!("{:?} {event:?}", now.mono));
         let was_timeout = matches!(event, Event::Timeout);
+        // Between storing the parts of an item and forgetting the whole, a kill leaves both: a doubling that nobody can
+        // count, and the price of losing nothing there.
+        let splits = matches!(
+            event,
+            Event::Exported {
+                outcome: Outcome::TooLarge,
+                ..
+            }
+        );
         self.checks.before(&event, now);
         self.judge(&event);
         let doubled_before = self.core.ledger().maybe_doubled;
@@ -228,8 +242,9 @@ impl World {
         }
         let mut doubled = 0;
         for action in actions {
-            if self.dies_now() {
-                return self.after(Duration::ZERO, What::Sigkill);
+            if !splits && self.dies_now() {
+                self.dead = true;
+                return;
             }
             self.note(|_| format!("{:?}     {action:?}", now.mono));
             self.checks.action(&action, now);

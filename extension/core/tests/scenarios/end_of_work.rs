@@ -1,0 +1,187 @@
+//! When is an invocation over?
+
+use langfuse_extension_core::end_of_work::OPEN_REQUEST_PATIENCE;
+use langfuse_extension_core::traces::Parent;
+use langfuse_extension_core::{Event, Settings};
+
+use crate::driver::{Langfuse, Sandbox, WELL, body, span, traces};
+
+fn sandbox() -> Sandbox {
+    let mut sandbox = Sandbox::new(Settings::default());
+    sandbox.langfuse = Langfuse::Answers(10, WELL);
+    sandbox
+}
+
+#[test]
+fn the_end_of_another_invocation_ends_nothing() {
+    let mut sandbox = sandbox();
+    sandbox.invoke("r2");
+    sandbox.runtime_done("r1");
+    sandbox.pass_ms(10_000);
+    assert!(!sandbox.released);
+}
+
+#[test]
+fn an_invoke_that_comes_after_its_runtime_done_is_over_at_once() {
+    let mut sandbox = sandbox();
+    sandbox.settle_in();
+    sandbox.post("a");
+    sandbox.runtime_done("r1");
+    sandbox.pass_ms(1);
+    sandbox.invoke("r1");
+    assert_eq!(sandbox.held_ms(), Some(10));
+    assert_eq!(sandbox.core.held_units(), 0);
+}
+
+#[test]
+fn an_end_told_twice_is_told_once() {
+    let mut sandbox = sandbox();
+    sandbox.invoke("r1");
+    sandbox.runtime_done("r1");
+    sandbox.pass_ms(299);
+    sandbox.runtime_done("r1");
+    assert_eq!(sandbox.held_ms(), Some(1));
+}
+
+#[test]
+fn the_ends_of_many_invocations_that_never_came_are_not_kept() {
+    let mut sandbox = sandbox();
+    for n in 0..1_000 {
+        sandbox.runtime_done(&format!("other-{n}"));
+    }
+    sandbox.invoke("other-0");
+    sandbox.pass_ms(10_000);
+    assert!(!sandbox.released, "the oldest was let go of");
+}
+
+#[test]
+fn a_request_under_way_is_waited_for() {
+    let mut sandbox = sandbox();
+    sandbox.settle_in();
+    sandbox.invoke("r1");
+    sandbox.tell(Event::RequestOpened);
+    sandbox.runtime_done("r1");
+    sandbox.pass_ms(500);
+    assert!(!sandbox.released);
+    sandbox.tell(Event::RequestClosed);
+    assert!(sandbox.held_ms().is_some_and(|held| held <= 300));
+}
+
+#[test]
+fn a_client_that_stalls_costs_no_more_than_the_flush_budget() {
+    let mut sandbox = sandbox();
+    sandbox.invoke("r1");
+    sandbox.tell(Event::RequestOpened);
+    sandbox.runtime_done("r1");
+    assert_eq!(sandbox.held_ms(), Some(2_000));
+}
+
+#[test]
+fn a_client_that_stalls_is_not_waited_for_to_the_deadline_where_nothing_is_told() {
+    let mut sandbox = sandbox();
+    sandbox.invoke("r1");
+    sandbox.tell(Event::RequestOpened);
+    let patience = u64::try_from(OPEN_REQUEST_PATIENCE.as_millis()).ok();
+    assert_eq!(sandbox.held_ms(), patience);
+}
+
+#[test]
+fn without_telemetry_the_quiet_after_the_last_request_ends_it() {
+    let mut sandbox = sandbox();
+    sandbox.invoke("r1");
+    sandbox.pass_ms(250);
+    sandbox.post("a");
+    sandbox.pass_ms(250);
+    sandbox.post("b");
+    assert_eq!(sandbox.held_ms(), Some(310));
+    assert_eq!(sandbox.core.ledger().requests, 1);
+}
+
+#[test]
+fn telemetry_that_failed_once_is_not_waited_for_until_it_speaks_again() {
+    let mut sandbox = sandbox();
+    sandbox.tell(Event::TelemetrySpeaks);
+    sandbox.invoke_for_ms("r1", 3_000);
+    assert_eq!(sandbox.held_ms(), Some(2_800));
+    assert!(!sandbox.core.is_told());
+    sandbox.invoke("r2");
+    assert_eq!(sandbox.held_ms(), Some(300));
+    sandbox.runtime_done("r2");
+    sandbox.invoke("r3");
+    sandbox.pass_ms(5_000);
+    assert!(!sandbox.released);
+}
+
+#[test]
+fn a_torn_trace_is_waited_for_and_sent_whole() {
+    let mut sandbox = sandbox();
+    sandbox.settle_in();
+    sandbox.invoke("r1");
+    let child = span(9, 2, Parent::Local([1; 8]));
+    sandbox.post_facts(&traces(), body("child"), vec![child]);
+    sandbox.runtime_done("r1");
+    sandbox.pass_ms(100);
+    assert_eq!(sandbox.count("Export"), 0);
+    sandbox.langfuse = Langfuse::Waits;
+    sandbox.post_facts(&traces(), body("root"), vec![span(9, 1, Parent::None)]);
+    assert_eq!(sandbox.sending(), ["child", "root"]);
+}
+
+#[test]
+fn a_parent_that_a_filter_withholds_is_soon_not_waited_for() {
+    let mut sandbox = sandbox();
+    let mut held = Vec::new();
+    for n in 0..12_u8 {
+        sandbox.invoke(&n.to_string());
+        let orphan = span(n, 2, Parent::Local([1; 8]));
+        sandbox.post_facts(&traces(), body("orphan"), vec![orphan]);
+        sandbox.runtime_done(&n.to_string());
+        held.push(sandbox.held_ms().expect("a bounded hold"));
+        sandbox.freeze_ms(60_000);
+    }
+    assert_eq!(held[0], 310);
+    assert_eq!(held.last(), Some(&10));
+}
+
+#[test]
+fn a_late_span_is_waited_for_from_then_on() {
+    let mut sandbox = sandbox();
+    sandbox.settle_in();
+    sandbox.invoke("r1");
+    sandbox.post("a");
+    sandbox.runtime_done("r1");
+    sandbox.held_ms();
+    sandbox.pass_ms(80);
+    sandbox.post("came after the release");
+    sandbox.invoke("r2");
+    sandbox.post("b");
+    sandbox.runtime_done("r2");
+    assert_eq!(sandbox.held_ms(), Some(300));
+}
+
+#[test]
+fn the_grace_has_a_limit_that_no_late_span_moves() {
+    let mut sandbox = sandbox();
+    for n in 0..6 {
+        sandbox.invoke(&n.to_string());
+        sandbox.runtime_done(&n.to_string());
+        sandbox.pass_ms(290);
+        sandbox.post("late");
+        assert!(sandbox.held_ms().is_some_and(|held| held <= 310));
+        sandbox.freeze_ms(60_000);
+    }
+}
+
+#[test]
+fn spans_that_trickle_are_waited_for_within_the_budget() {
+    let mut sandbox = sandbox();
+    sandbox.invoke("r1");
+    sandbox.runtime_done("r1");
+    let mut held = 0;
+    while !sandbox.released {
+        sandbox.post("and another");
+        sandbox.pass_ms(40);
+        held += 40;
+    }
+    assert_eq!(held, 2_000);
+}

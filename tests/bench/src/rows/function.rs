@@ -1,0 +1,222 @@
+//! What a function pays, in the emulator: how long the sandbox is held after the handler, and how much slower the
+//! handler gets by sharing its processor.
+
+use std::fs;
+use std::time::Duration;
+
+use lambda_emulator::fake_langfuse::{Config, FakeLangfuse, Fault};
+use lambda_emulator::{Builder, Lambda};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::results::{Results, ms};
+use crate::subject::{Subject, free_port};
+use crate::{distance, handler};
+
+/// Invocations of an environment, after the first one.
+const WARM_INVOCATIONS: usize = 7;
+
+/// How far away Langfuse is, and in which way.
+#[derive(Clone, Copy)]
+struct Distance {
+    label: &'static str,
+    tls: bool,
+    /// From a request to its answer, in milliseconds.
+    answers_after: u64,
+    /// Of the network, in milliseconds: opening a connection and TLS pay for it too.
+    round_trip: u64,
+}
+
+const fn distance(label: &'static str, tls: bool, answers_after: u64, round_trip: u64) -> Distance {
+    Distance {
+        label,
+        tls,
+        answers_after,
+        round_trip,
+    }
+}
+
+const DISTANCES: [Distance; 6] = [
+    distance("0 ms, plain", false, 0, 0),
+    distance("0 ms, TLS", true, 0, 0),
+    distance("20 ms, TLS", true, 20, 0),
+    distance("50 ms, TLS", true, 50, 0),
+    distance("100 ms, TLS", true, 100, 0),
+    distance("20 ms + network of 30 ms, TLS", true, 20, 30),
+];
+
+/// Held after the runtime is done, with one trace of ten spans whole and flushed in each invocation.
+pub(crate) fn held(results: &mut Results, subjects: &[Subject]) {
+    for distance in DISTANCES {
+        for subject in subjects.iter().filter(|subject| subject.name != "floor") {
+            let runtime = runtime();
+            let langfuse = FakeLangfuse::start(Config {
+                tls: distance.tls,
+                ..Config::default()
+            })
+            .unwrap();
+            if distance.answers_after > 0 {
+                langfuse.set_fault(Fault::latency(Duration::from_millis(
+                    distance.answers_after,
+                )));
+            }
+            let mut url = langfuse.url();
+            if distance.round_trip > 0 {
+                let round_trip = Duration::from_millis(distance.round_trip);
+                let address = distance::between(langfuse.address(), round_trip);
+                url = url.replace(&langfuse.address().to_string(), &address.to_string());
+            }
+            let ca = langfuse.ca_file().map(|path| path.display().to_string());
+            let stage = Stage::new(Some(subject), &url, &ca.unwrap_or_default());
+            let (first, warm) = runtime.block_on(async {
+                let lambda = stage.builder(1, 5).start().await.unwrap();
+                let held = async || ms(lambda.invoke("{}").await.held.unwrap_or_default());
+                let first = held().await;
+                let mut warm = Vec::new();
+                for _ in 0..WARM_INVOCATIONS {
+                    lambda.pause(Duration::from_millis(30)).await;
+                    warm.push(held().await);
+                }
+                lambda.shutdown().await;
+                (first, warm)
+            });
+            let delivered = langfuse.observations().len();
+            let expected = (1 + WARM_INVOCATIONS) * 10;
+            if delivered != expected {
+                eprintln!(
+                    "{}: {delivered} of {expected} spans were delivered",
+                    subject.name
+                );
+            }
+            #[expect(clippy::cast_precision_loss, reason = "a small number")]
+            let x = Some((distance.answers_after + distance.round_trip) as f64);
+            let mut add = |what, samples| {
+                results.add_at(what, "ms", distance.label, x, &subject.name, samples);
+            };
+            add("held after the first invocation, Langfuse at", vec![first]);
+            add("held after a warm invocation, Langfuse at", warm);
+        }
+    }
+}
+
+/// Held with a Langfuse that never answers.
+pub(crate) fn held_when_hanging(results: &mut Results, subjects: &[Subject]) {
+    for subject in subjects.iter().filter(|subject| subject.name != "floor") {
+        let langfuse = FakeLangfuse::start(Config::default()).unwrap();
+        langfuse.set_fault(Fault::HangBeforeAccepting);
+        let stage = Stage::new(Some(subject), &langfuse.url(), "");
+        let held = runtime().block_on(async {
+            let lambda = stage
+                .builder(1, 5)
+                .timeout(Duration::from_secs(20))
+                .start()
+                .await
+                .unwrap();
+            let mut held = Vec::new();
+            for _ in 0..4 {
+                held.push(ms(lambda.invoke("{}").await.held.unwrap_or_default()));
+            }
+            lambda.shutdown().await;
+            held
+        });
+        let mut add = |what, samples| results.add(what, "ms", &subject.name, samples);
+        add("held by a hanging Langfuse, first time", held[..1].to_vec());
+        add(
+            "held by a hanging Langfuse, from then on",
+            held[1..].to_vec(),
+        );
+    }
+}
+
+/// The handler's own time as a share of that without any extension, at the processor of a function's memory.
+pub(crate) fn slowdown(results: &mut Results, subjects: &[Subject]) {
+    for (memory_mb, rounds) in [(128_u32, 3), (512, 5), (1769, 7)] {
+        let cpus = f64::from(memory_mb) / 1769.0;
+        let label = format!("{memory_mb} MB");
+        let mut everyone = vec![None];
+        everyone.extend(subjects.iter().map(Some));
+        for subject in everyone {
+            let langfuse = FakeLangfuse::start(Config::default()).unwrap();
+            let stage = Stage::new(subject, &langfuse.url(), "");
+            let (times, in_force) = runtime().block_on(async {
+                let builder = stage.builder(10, 20).cpu_quota(cpus).memory_mb(memory_mb);
+                let builder = builder.timeout(Duration::from_secs(60));
+                let lambda = builder.start().await.unwrap();
+                lambda.invoke("{}").await;
+                let mut times = Vec::new();
+                for _ in 0..rounds {
+                    let seconds = lambda.invoke("{}").await.text().parse::<f64>();
+                    times.push(seconds.unwrap_or(f64::NAN) * 1e3);
+                }
+                lambda.shutdown().await;
+                (times, lambda.cpu_quota_in_force())
+            });
+            if !in_force {
+                eprintln!("handler at {label}: no processor quota can be set here");
+                return;
+            }
+            let name = subject.map_or("none", |subject| &subject.name);
+            results.add_at(
+                "handler with 10 POSTs, function of",
+                "ms",
+                &label,
+                Some(memory_mb.into()),
+                name,
+                times,
+            );
+        }
+    }
+}
+
+/// What a local Lambda is made of.
+struct Stage<'a> {
+    subject: Option<&'a Subject>,
+    opt: TempDir,
+    env: Vec<(String, String)>,
+    port: u16,
+}
+
+impl<'a> Stage<'a> {
+    fn new(subject: Option<&'a Subject>, langfuse: &str, ca: &str) -> Self {
+        let opt = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let mut env = Vec::new();
+        if let Some(subject) = subject {
+            let extensions = opt.path().join("extensions");
+            fs::create_dir(&extensions).unwrap();
+            fs::copy(&subject.binary, extensions.join("extension")).unwrap();
+            let dir = opt.path().join("spool").display().to_string();
+            env = subject.env(port, langfuse, ca, &dir);
+        }
+        Self {
+            subject,
+            opt,
+            env,
+            port,
+        }
+    }
+
+    fn builder(&self, posts: u32, work: u32) -> Builder {
+        let bench = std::env::current_exe().unwrap().display().to_string();
+        let mut builder = Lambda::builder()
+            .bootstrap([bench, "handler".to_owned()])
+            .function_env(handler::POSTS, posts.to_string())
+            .function_env(handler::WORK, work.to_string());
+        if let Some(subject) = self.subject {
+            builder = builder
+                .opt_dir(self.opt.path())
+                .function_env(handler::PATH, &subject.path)
+                .function_env(handler::ADDRESS, format!("127.0.0.1:{}", self.port));
+        }
+        self.env.iter().fold(builder, |builder, (name, value)| {
+            builder.extension_env(name, value)
+        })
+    }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
