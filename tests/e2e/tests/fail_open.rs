@@ -199,11 +199,11 @@ async fn a_registration_that_is_refused_for_good_fails_at_once_and_visibly() {
 #[tokio::test]
 async fn with_a_spool_that_cannot_be_had() {
     let setup = Setup::new().setting("SPOOL_DIR", "/proc/nowhere/spool");
-    let world = is_harmless_and_says(setup, "the spool ").await;
+    let world = is_harmless_and_says(setup, ":\"the spool").await;
     world.assert_delivered_once(3);
     let file = tempfile::NamedTempFile::new().unwrap();
     let setup = Setup::new().setting("SPOOL_DIR", file.path().to_string_lossy());
-    let world = is_harmless_and_says(setup, "the spool ").await;
+    let world = is_harmless_and_says(setup, ":\"the spool").await;
     world.assert_delivered_once(3);
 }
 
