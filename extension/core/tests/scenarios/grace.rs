@@ -113,3 +113,9 @@ fn tasks_that_end_later_than_any_grace_are_soon_not_waited_for() {
     assert_eq!(learned.caught, 0);
     assert!(learned.held_ms * 5 <= fixed.held_ms);
 }
+
+#[test]
+fn roots_that_come_just_after_the_longest_grace_do_not_bring_it_back() {
+    let (learned, fixed) = compare("just too late", |_| Some(400));
+    assert!(learned.held_ms * 3 <= fixed.held_ms);
+}
