@@ -184,7 +184,9 @@ impl<'a> Stage<'a> {
         if let Some(subject) = subject {
             let extensions = opt.path().join("extensions");
             fs::create_dir(&extensions).unwrap();
-            fs::copy(&subject.binary, extensions.join("extension")).unwrap();
+            // An extension registers under the name of its file.
+            let name = subject.binary.file_name().unwrap();
+            fs::copy(&subject.binary, extensions.join(name)).unwrap();
             let dir = opt.path().join("spool").display().to_string();
             env = subject.env(port, langfuse, ca, &dir);
         }
