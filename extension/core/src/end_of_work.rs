@@ -5,8 +5,7 @@
 //! What learning gains, per invocation with a round trip of 20 ms (`tests/scenarios/grace.rs`), against a fixed grace of
 //! 300 ms: held 20 ms instead of 320 where everything was flushed; 100 instead of 370 where an SDK thread sends the root
 //! up to 100 ms late, all roots caught (a fixed 50 ms catches half); 24 instead of 324 where one root in twenty is late,
-//! all caught; 25 instead of 320 where tasks end long after any grace, 89 where
-//! they end just after it.
+//! all caught; 25 instead of 320 where tasks end long after any grace, 89 where they end just after it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
