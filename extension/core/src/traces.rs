@@ -158,6 +158,13 @@ mod tests {
     }
 
     #[test]
+    fn an_sdk_that_does_not_say_is_understood_where_the_parent_is_here() {
+        let mut traces = Traces::default();
+        traces.arrived(&[span(1, Parent::None), span(2, Parent::Unknown([1; 8]))]);
+        assert_eq!(traces.completeness(), Completeness::Whole);
+    }
+
+    #[test]
     fn what_completes_an_earlier_invocation_is_recognised() {
         let mut traces = Traces::default();
         traces.arrived(&[span(2, Parent::Local([1; 8]))]);

@@ -202,3 +202,12 @@ fn a_late_span_makes_the_grace_twice_as_long_as_it_was_quiet_before() {
     sandbox.runtime_done("r3");
     assert_eq!(sandbox.held_ms(), Some(200));
 }
+
+#[test]
+fn the_ends_of_several_invocations_may_come_before_their_invoke() {
+    let mut sandbox = sandbox();
+    sandbox.runtime_done("r1");
+    sandbox.runtime_done("r2");
+    sandbox.invoke("r1");
+    assert_eq!(sandbox.held_ms(), Some(300));
+}
