@@ -53,16 +53,19 @@ pub fn is_sdk_call(method: &Method, target: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn passes(method: Method, path: &str) -> bool {
-        raw_target(&path.parse().unwrap()).is_some_and(|target| is_sdk_call(&method, &target))
+    fn passes(method: &Method, path: &str) -> bool {
+        raw_target(&path.parse().unwrap()).is_some_and(|target| is_sdk_call(method, &target))
     }
 
     #[test]
     fn with_injected_keys_only_what_sdks_ask_passes() {
-        assert!(passes(Method::GET, "/api/public/v2/prompts/movie%2Fcritic"));
-        assert!(passes(Method::GET, "/api/public/v2/prompts/x?label=../y"));
-        assert!(passes(Method::GET, "//api/public/projects"));
-        assert!(passes(Method::PATCH, "/api/public/media/abc"));
+        assert!(passes(
+            &Method::GET,
+            "/api/public/v2/prompts/movie%2Fcritic"
+        ));
+        assert!(passes(&Method::GET, "/api/public/v2/prompts/x?label=../y"));
+        assert!(passes(&Method::GET, "//api/public/projects"));
+        assert!(passes(&Method::PATCH, "/api/public/media/abc"));
         for (method, path) in [
             (Method::GET, "/api/public/traces"),
             (Method::DELETE, "/api/public/v2/prompts/x"),
@@ -72,7 +75,7 @@ mod tests {
             (Method::GET, "/api/public//projects/x"),
         ] {
             let expected = path.contains('?');
-            assert_eq!(passes(method, path), expected, "{path}");
+            assert_eq!(passes(&method, path), expected, "{path}");
         }
     }
 

@@ -232,7 +232,7 @@ mod tests {
         prompts.keep(key("a"), prompt(1), START);
         let mut at = |age| prompts.find(&key("a"), START + age);
         assert!(matches!(
-            at(PROMPT_FRESH - Duration::from_secs(1)),
+            at(PROMPT_FRESH.saturating_sub(Duration::from_secs(1))),
             Found::Fresh(_)
         ));
         assert!(matches!(at(PROMPT_FRESH), Found::Stale(_, true)));
