@@ -8,7 +8,9 @@ IMAGE_TAR = dist/langfuse-extension-image.tar
 layer: ## Build the layer's zip for this machine's architecture, or ARCH=x86_64|arm64, into dist/
 	layer/build.sh $(ARCH)
 	python3 -B layer/pack.py $(ARCH) target/layer/$(ARCH)/langfuse-extension $(LAYER_ZIP)
-	layer/check.sh $(LAYER_ZIP) $(ARCH)
+	@# glibc linked in statically, which is never released, weighs half a megabyte more than musl.
+	if grep -q crt-static target/layer/$(ARCH)/toolchain; then export LAYER_MAX_BYTES=$${LAYER_MAX_BYTES:-2600000}; fi; \
+	  layer/check.sh $(LAYER_ZIP) $(ARCH)
 
 .PHONY: image
 image: layer ## Build the image to COPY --from, of every layer in dist/, and run it
