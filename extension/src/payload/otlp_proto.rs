@@ -7,10 +7,11 @@
 
 use super::encoding::Sink;
 use super::facts::{Facts, SpanFacts};
-use super::proto::{Field, Message, Wire};
+use super::proto::{Field, Message, Wire, read_varint};
 use super::{DEPTH_LIMIT, Refusal};
 
-const MAX_VARINT_BYTES: u8 = 10;
+/// A tag and a length, each of ten bytes at the most.
+const HEAD_LIMIT_BYTES: usize = 20;
 const ID_BYTES: usize = 16;
 
 /// The validator: give it every chunk, then ask for the outcome.
@@ -18,11 +19,16 @@ pub(super) struct OtlpProto {
     facts: Facts,
     facts_limit: usize,
     spans: u32,
+    /// Bytes read so far.
     at: u64,
-    open: Vec<Frame>,
-    expect: Expect,
-    varint: u64,
-    varint_bytes: u8,
+    /// The message being read, and those around it. They are apart because every field asks for the first.
+    inner: Frame,
+    around: Vec<Frame>,
+    /// What the last chunk ended with: the beginning of a field's head.
+    cut: Vec<u8>,
+    /// Bytes of the field being read that are still to come, and its number if they are remembered.
+    left: u64,
+    captured: Option<u64>,
     span: SpanIds,
 }
 
@@ -32,14 +38,68 @@ struct Frame {
     end: u64,
 }
 
-/// What the next byte belongs to.
-#[derive(Clone, Copy)]
-enum Expect {
-    Tag,
-    Length(u64),
-    Varint,
-    Skip(u64),
-    Capture { field: u64, left: u64 },
+/// What is wrong with the message. It becomes a [`Refusal`] once, at the top, because that is large.
+type Fault = &'static str;
+
+/// What stands before the content of a field. A varint has no content but its head.
+struct Head {
+    number: u64,
+    wire: Wire,
+    content_bytes: u64,
+}
+
+impl Head {
+    /// The head at the beginning of `bytes`, and how long it is. `None`: more bytes are needed.
+    fn read(bytes: &[u8]) -> Result<Option<(Self, usize)>, Fault> {
+        // Nearly every head is a tag and a length of one byte each.
+        if let [tag @ 0..=0x7f, length @ 0..=0x7f, ..] = bytes
+            && Wire::of(u64::from(*tag)) == Some(Wire::Delimited)
+        {
+            let head = Self {
+                number: u64::from(tag >> 3),
+                wire: Wire::Delimited,
+                content_bytes: u64::from(*length),
+            };
+            return Ok(Some((head, 2)));
+        }
+        let Some((tag, after_tag)) = varint(bytes, 0)? else {
+            return Ok(None);
+        };
+        if tag > u64::from(u32::MAX) {
+            return Err("a field number is too large");
+        }
+        let wire = Wire::of(tag).ok_or("a field has an unknown wire type")?;
+        let (content_bytes, end) = match wire {
+            Wire::StartGroup | Wire::EndGroup => (0, after_tag),
+            Wire::Fixed32 => (4, after_tag),
+            Wire::Fixed64 => (8, after_tag),
+            Wire::Varint | Wire::Delimited => match varint(bytes, after_tag)? {
+                Some((length, end)) if wire == Wire::Delimited => (length, end),
+                Some((_, end)) => (0, end),
+                None => return Ok(None),
+            },
+        };
+        let head = Self {
+            number: tag >> 3,
+            wire,
+            content_bytes,
+        };
+        Ok(Some((head, end)))
+    }
+}
+
+/// The varint at `start`, and where it ends. `None`: more bytes are needed.
+fn varint(bytes: &[u8], start: usize) -> Result<Option<(u64, usize)>, Fault> {
+    match bytes.get(start) {
+        Some(byte @ 0..=0x7f) => Ok(Some((u64::from(*byte), start + 1))),
+        None => Ok(None),
+        Some(_) => match read_varint(bytes, start) {
+            None if bytes.len() - start >= HEAD_LIMIT_BYTES / 2 => {
+                Err("a varint is longer than 10 bytes")
+            }
+            read => Ok(read),
+        },
+    }
 }
 
 /// What is remembered of the span being read.
@@ -48,7 +108,20 @@ struct SpanIds {
     trace_id: Option<Id>,
     span_id: Option<Id>,
     parent_span_id: Option<Id>,
-    flags: Id,
+    flags: Option<Id>,
+}
+
+impl SpanIds {
+    /// Where the field `number` is remembered, if it is.
+    fn field(&mut self, number: u64) -> Option<&mut Option<Id>> {
+        match number {
+            1 => Some(&mut self.trace_id),
+            2 => Some(&mut self.span_id),
+            4 => Some(&mut self.parent_span_id),
+            16 => Some(&mut self.flags),
+            _ => None,
+        }
+    }
 }
 
 /// The first bytes of a captured field, and its length.
@@ -60,12 +133,10 @@ struct Id {
 
 impl Id {
     fn push(&mut self, part: &[u8]) {
-        for byte in part {
-            if let Some(slot) = self.bytes.get_mut(self.length) {
-                *slot = *byte;
-            }
-            self.length = self.length.saturating_add(1);
-        }
+        let room = self.bytes.get_mut(self.length..).unwrap_or_default();
+        let kept = part.len().min(room.len());
+        room[..kept].copy_from_slice(&part[..kept]);
+        self.length = self.length.saturating_add(part.len());
     }
 
     fn as_slice(&self) -> &[u8] {
@@ -75,22 +146,22 @@ impl Id {
 
 impl Sink for OtlpProto {
     fn take(&mut self, mut chunk: &[u8]) -> Result<(), Refusal> {
-        while !chunk.is_empty() {
-            let used = match self.expect {
-                Expect::Skip(left) => self.skip(left, chunk.len()),
-                Expect::Capture { field, left } => self.capture(field, left, chunk),
-                Expect::Tag | Expect::Length(_) | Expect::Varint => {
-                    self.varint_byte(chunk[0])?;
-                    1
-                }
-            };
-            self.at += used as u64;
-            chunk = &chunk[used..];
-            if matches!(self.expect, Expect::Tag) && self.varint_bytes == 0 {
+        loop {
+            if self.left > 0 {
+                chunk = self.content(chunk);
+            }
+            if self.at >= self.inner.end && self.left == 0 {
                 self.close_finished()?;
             }
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            let (head, rest) = self.head(chunk).map_err(|fault| self.malformed(fault))?;
+            if let Some(head) = head {
+                self.begin(&head).map_err(|fault| self.malformed(fault))?;
+            }
+            chunk = rest;
         }
-        Ok(())
     }
 }
 
@@ -101,189 +172,140 @@ impl OtlpProto {
             facts_limit,
             spans: 0,
             at: 0,
-            open: vec![Frame {
+            inner: Frame {
                 message: Message::Request,
                 end: u64::MAX,
-            }],
-            expect: Expect::Tag,
-            varint: 0,
-            varint_bytes: 0,
+            },
+            around: Vec::new(),
+            cut: Vec::new(),
+            left: 0,
+            captured: None,
             span: SpanIds::default(),
         }
     }
 
     /// The number of spans and what is known of them, once every byte was given.
     pub(super) fn finish(self) -> Result<(u32, Facts), Refusal> {
-        let complete =
-            self.open.len() == 1 && matches!(self.expect, Expect::Tag) && self.varint_bytes == 0;
-        if complete {
+        if self.around.is_empty() && self.cut.is_empty() && self.left == 0 {
             Ok((self.spans, self.facts))
         } else {
             Err(self.malformed("the message is cut short"))
         }
     }
 
-    fn skip(&mut self, left: u64, available: usize) -> usize {
-        let used = usize::try_from(left).unwrap_or(usize::MAX).min(available);
-        let left = left - used as u64;
-        self.expect = if left == 0 {
-            Expect::Tag
-        } else {
-            Expect::Skip(left)
+    /// Reads what is left of the current field, and returns what follows it.
+    fn content<'a>(&mut self, chunk: &'a [u8]) -> &'a [u8] {
+        let used = usize::try_from(self.left).map_or(chunk.len(), |left| left.min(chunk.len()));
+        let (content, rest) = chunk.split_at(used);
+        if let Some(number) = self.captured
+            && let Some(Some(id)) = self.span.field(number)
+        {
+            id.push(content);
+        }
+        self.left -= used as u64;
+        self.at += used as u64;
+        rest
+    }
+
+    /// Reads the head of the next field, and returns what follows it. `None`: the chunk ends in the middle of it.
+    fn head<'a>(&mut self, chunk: &'a [u8]) -> Result<(Option<Head>, &'a [u8]), Fault> {
+        let before = self.cut.len();
+        if before > 0 {
+            let more = chunk.len().min(HEAD_LIMIT_BYTES - before);
+            self.cut.extend_from_slice(&chunk[..more]);
+        }
+        let bytes = if before > 0 { &self.cut } else { chunk };
+        let Some((head, length)) = Head::read(bytes)? else {
+            if before == 0 {
+                self.cut.extend_from_slice(chunk);
+            }
+            return Ok((None, &[]));
         };
-        used
+        self.cut.clear();
+        self.at += length as u64;
+        Ok((Some(head), &chunk[length - before..]))
     }
 
-    fn capture(&mut self, field: u64, left: u64, chunk: &[u8]) -> usize {
-        let used = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
-        if let Some(id) = self.captured(field) {
-            id.push(&chunk[..used]);
-        }
-        let left = left - used as u64;
-        self.expect = if left == 0 {
-            Expect::Tag
-        } else {
-            Expect::Capture { field, left }
+    fn begin(&mut self, head: &Head) -> Result<(), Fault> {
+        let Head {
+            number,
+            wire,
+            content_bytes,
+        } = *head;
+        let message = self.inner.message;
+        let field = message.field(number);
+        let wanted = match field {
+            Some(Field::Message(_)) => Wire::Delimited,
+            Some(Field::Scalar(wanted)) => wanted,
+            None => wire,
         };
-        used
-    }
-
-    fn captured(&mut self, field: u64) -> Option<&mut Id> {
-        match field {
-            1 => self.span.trace_id.as_mut(),
-            2 => self.span.span_id.as_mut(),
-            4 => self.span.parent_span_id.as_mut(),
-            16 => Some(&mut self.span.flags),
-            _ => None,
+        if wire != wanted {
+            return Err("a field has another wire type than OTLP gives it");
         }
-    }
-
-    fn varint_byte(&mut self, byte: u8) -> Result<(), Refusal> {
-        if self.varint_bytes >= MAX_VARINT_BYTES {
-            return Err(self.malformed("a varint is longer than 10 bytes"));
-        }
-        self.varint |= u64::from(byte & 0x7f).wrapping_shl(7 * u32::from(self.varint_bytes));
-        self.varint_bytes += 1;
-        if byte & 0x80 != 0 {
-            return Ok(());
-        }
-        let value = self.varint;
-        (self.varint, self.varint_bytes) = (0, 0);
-        match self.expect {
-            Expect::Tag => self.tag(value),
-            Expect::Length(field) => self.delimited(field, value),
-            Expect::Varint | Expect::Skip(_) | Expect::Capture { .. } => {
-                self.expect = Expect::Tag;
+        let end = self.at.checked_add(content_bytes);
+        let Some(end) = end.filter(|end| *end <= self.inner.end) else {
+            return Err("a field reaches beyond the message that holds it");
+        };
+        self.captured = None;
+        match (field, wire) {
+            (Some(Field::Message(inner)), _) => {
+                if inner == Message::Span {
+                    self.span = SpanIds::default();
+                }
+                self.enter(inner, end)
+            }
+            (_, Wire::StartGroup) => self.enter(Message::Group, self.inner.end),
+            (_, Wire::EndGroup) if message == Message::Group => {
+                self.leave();
+                Ok(())
+            }
+            (_, Wire::EndGroup) => Err("a group ends that did not begin"),
+            (_, Wire::Fixed32 | Wire::Fixed64 | Wire::Varint | Wire::Delimited) => {
+                self.left = content_bytes;
+                if message == Message::Span {
+                    self.capture(number, wire);
+                }
                 Ok(())
             }
         }
     }
 
-    fn tag(&mut self, tag: u64) -> Result<(), Refusal> {
-        if tag > u64::from(u32::MAX) {
-            return Err(self.malformed("a field number is too large"));
-        }
-        let Some(wire) = Wire::of(tag) else {
-            return Err(self.malformed("a field has an unknown wire type"));
-        };
-        let number = tag >> 3;
-        let message = self.message();
-        if let Some(known) = message.field(number) {
-            let wanted = match known {
-                Field::Message(_) => Wire::Delimited,
-                Field::Scalar(wire) => wire,
+    fn capture(&mut self, number: u64, wire: Wire) {
+        let flags = number == 16;
+        let remembered = wire
+            == if flags {
+                Wire::Fixed32
+            } else {
+                Wire::Delimited
             };
-            if wire != wanted {
-                return Err(self.malformed("a field has another wire type than OTLP gives it"));
-            }
+        if remembered && let Some(id) = self.span.field(number) {
+            *id = Some(Id::default());
+            self.captured = Some(number);
         }
-        self.expect = match wire {
-            Wire::Varint => Expect::Varint,
-            Wire::Fixed64 => self.fits(8).map(|()| Expect::Skip(8))?,
-            Wire::Fixed32 => {
-                self.fits(4)?;
-                if message == Message::Span && number == 16 {
-                    self.span.flags = Id::default();
-                    Expect::Capture {
-                        field: number,
-                        left: 4,
-                    }
-                } else {
-                    Expect::Skip(4)
-                }
-            }
-            Wire::Delimited => Expect::Length(number),
-            Wire::StartGroup => {
-                let end = self.end();
-                self.enter(Message::Group, end)?;
-                Expect::Tag
-            }
-            Wire::EndGroup if message == Message::Group => {
-                self.open.pop();
-                Expect::Tag
-            }
-            Wire::EndGroup => return Err(self.malformed("a group ends that did not begin")),
-        };
+    }
+
+    fn enter(&mut self, message: Message, end: u64) -> Result<(), Fault> {
+        if self.around.len() + 1 >= DEPTH_LIMIT {
+            return Err("values are nested too deeply");
+        }
+        let around = std::mem::replace(&mut self.inner, Frame { message, end });
+        self.around.push(around);
         Ok(())
     }
 
-    fn delimited(&mut self, number: u64, length: u64) -> Result<(), Refusal> {
-        self.fits(length)?;
-        let message = self.message();
-        self.expect = Expect::Tag;
-        if let Some(Field::Message(inner)) = message.field(number) {
-            if inner == Message::Span {
-                self.span = SpanIds::default();
-            }
-            return self.enter(inner, self.at + 1 + length);
-        }
-        if message == Message::Span && matches!(number, 1 | 2 | 4) {
-            let slot = match number {
-                1 => &mut self.span.trace_id,
-                2 => &mut self.span.span_id,
-                _ => &mut self.span.parent_span_id,
-            };
-            *slot = Some(Id::default());
-            if length > 0 {
-                self.expect = Expect::Capture {
-                    field: number,
-                    left: length,
-                };
-            }
-        } else if length > 0 {
-            self.expect = Expect::Skip(length);
-        }
-        Ok(())
-    }
-
-    /// Checks that `length` bytes after the current one still belong to the innermost message.
-    fn fits(&self, length: u64) -> Result<(), Refusal> {
-        if (self.at + 1)
-            .checked_add(length)
-            .is_none_or(|end| end > self.end())
-        {
-            return Err(self.malformed("a field reaches beyond the message that holds it"));
-        }
-        Ok(())
-    }
-
-    fn enter(&mut self, message: Message, end: u64) -> Result<(), Refusal> {
-        if self.open.len() >= DEPTH_LIMIT {
-            return Err(self.malformed("values are nested too deeply"));
-        }
-        self.open.push(Frame { message, end });
-        Ok(())
+    /// `None`: the request itself has no end but that of the body.
+    fn leave(&mut self) -> Option<Message> {
+        let around = self.around.pop()?;
+        Some(std::mem::replace(&mut self.inner, around).message)
     }
 
     fn close_finished(&mut self) -> Result<(), Refusal> {
-        while self.open.len() > 1 && self.at >= self.end() {
-            if self.at > self.end() {
-                return Err(self.malformed("a field reaches beyond the message that holds it"));
-            }
-            match self.open.pop().map(|frame| frame.message) {
+        while self.at >= self.inner.end {
+            match self.leave() {
                 Some(Message::Span) => self.close_span()?,
                 Some(Message::Group) => return Err(self.malformed("a group does not end")),
-                _ => {}
+                Some(_) => {}
+                None => break,
             }
         }
         Ok(())
@@ -297,26 +319,13 @@ impl OtlpProto {
         let Some(span_id) = span.span_id else {
             return Err(Refusal::UnreadableSpans("spanId:absent"));
         };
-        let flags = span
-            .flags
-            .as_slice()
-            .try_into()
-            .map_or(0, u32::from_le_bytes);
+        let flags = span.flags.as_ref().map(Id::as_slice).unwrap_or_default();
+        let flags = flags.try_into().map_or(0, u32::from_le_bytes);
         let parent = span.parent_span_id.as_ref().map(Id::as_slice);
         let known = SpanFacts::new(trace_id.as_slice(), span_id.as_slice(), parent, flags);
         self.facts.note(known, self.facts_limit);
         self.spans = self.spans.saturating_add(1);
         Ok(())
-    }
-
-    fn message(&self) -> Message {
-        self.open
-            .last()
-            .map_or(Message::Request, |frame| frame.message)
-    }
-
-    fn end(&self) -> u64 {
-        self.open.last().map_or(u64::MAX, |frame| frame.end)
     }
 
     fn malformed(&self, reason: &'static str) -> Refusal {

@@ -46,6 +46,41 @@ pub(super) enum Message {
     Group,
 }
 
+const MESSAGES: [Message; 14] = [
+    Message::Request,
+    Message::ResourceSpans,
+    Message::Resource,
+    Message::ScopeSpans,
+    Message::Scope,
+    Message::Span,
+    Message::Event,
+    Message::Link,
+    Message::Status,
+    Message::KeyValue,
+    Message::AnyValue,
+    Message::ArrayValue,
+    Message::KeyValueList,
+    Message::Group,
+];
+
+/// The largest number of a known field.
+const MAX_FIELD: usize = 15;
+
+/// [`Message::declared`] as a table, because every field of every span is looked up.
+static FIELDS: [[Option<Field>; MAX_FIELD + 1]; MESSAGES.len()] = {
+    let mut fields = [[None; MAX_FIELD + 1]; MESSAGES.len()];
+    let mut at = 0;
+    while at < MESSAGES.len() {
+        let mut number = 1;
+        while number <= MAX_FIELD {
+            fields[MESSAGES[at] as usize][number] = MESSAGES[at].declared(number);
+            number += 1;
+        }
+        at += 1;
+    }
+    fields
+};
+
 /// What a known field holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Field {
@@ -56,6 +91,11 @@ pub(super) enum Field {
 impl Message {
     /// The field `number`, if Langfuse's decoder knows it; it skips the others by their wire type, and so do we.
     pub(super) fn field(self, number: u64) -> Option<Field> {
+        let number = usize::try_from(number).ok()?;
+        *FIELDS[self as usize].get(number)?
+    }
+
+    const fn declared(self, number: usize) -> Option<Field> {
         use Field::{Message as Sub, Scalar};
         use Wire::{Delimited, Fixed64, Varint};
         Some(match (self, number) {

@@ -37,7 +37,7 @@ pub enum Refusal {
     Malformed {
         /// What the body should have been.
         what: &'static str,
-        /// Offset in the inflated body.
+        /// How far the inflated body was read.
         at: usize,
         /// What is wrong there.
         reason: &'static str,
