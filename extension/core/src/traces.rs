@@ -53,8 +53,8 @@ pub const MAX_REMEMBERED_TRACES: usize = 64;
 /// The traces of the current invocation, and the torn ones of earlier ones.
 #[derive(Debug, Default)]
 pub struct Traces {
-    open: BTreeMap<TraceId, Trace>,
-    left_torn: BTreeSet<TraceId>,
+    open: BTreeMap<u128, Trace>,
+    left_torn: BTreeSet<u128>,
     tracked: usize,
     overflowed: bool,
     /// Local parents that have not arrived, over all traces.
@@ -62,10 +62,11 @@ pub struct Traces {
     says_too_little: bool,
 }
 
+/// Spans by their ids as numbers, which compare at once.
 #[derive(Debug, Default)]
 struct Trace {
-    seen: BTreeSet<SpanId>,
-    missing: BTreeSet<SpanId>,
+    seen: BTreeSet<u64>,
+    missing: BTreeSet<u64>,
 }
 
 impl Traces {
@@ -73,7 +74,7 @@ impl Traces {
     pub fn arrived(&mut self, facts: &[SpanFact]) -> bool {
         let mut belated = false;
         for fact in facts {
-            belated |= self.left_torn.contains(&fact.trace_id);
+            belated |= self.left_torn.contains(&u128::from_be_bytes(fact.trace_id));
             if self.tracked == MAX_TRACKED_SPANS {
                 self.overflowed = true;
                 break;
@@ -109,15 +110,24 @@ impl Traces {
     }
 
     fn add(&mut self, fact: &SpanFact) {
-        let trace = self.open.entry(fact.trace_id).or_default();
-        trace.seen.insert(fact.span_id);
-        self.missing -= usize::from(trace.missing.remove(&fact.span_id));
+        let trace = self
+            .open
+            .entry(u128::from_be_bytes(fact.trace_id))
+            .or_default();
+        let id = u64::from_be_bytes(fact.span_id);
+        trace.seen.insert(id);
+        self.missing -= usize::from(trace.missing.remove(&id));
         match fact.parent {
-            Parent::Local(parent) if !trace.seen.contains(&parent) => {
-                self.missing += usize::from(trace.missing.insert(parent));
+            Parent::Local(parent) => {
+                let parent = u64::from_be_bytes(parent);
+                if !trace.seen.contains(&parent) {
+                    self.missing += usize::from(trace.missing.insert(parent));
+                }
             }
-            Parent::Unknown(parent) => self.says_too_little |= !trace.seen.contains(&parent),
-            _ => {}
+            Parent::Unknown(parent) => {
+                self.says_too_little |= !trace.seen.contains(&u64::from_be_bytes(parent));
+            }
+            Parent::None | Parent::Remote => {}
         }
     }
 }
