@@ -7,7 +7,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use langfuse_extension::payload::{Limits, Payload, accept_ingestion, accept_otlp, merge};
+use langfuse_extension::payload::{Limits, accept_ingestion, accept_otlp, merge};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
@@ -46,14 +46,10 @@ fn main() {
         run(accept_ingestion(JSON, "", batch.clone(), &limits))
     });
     let payload = otlp(PROTOBUF, "", &protobuf);
-    measure("compress to send", bytes, || {
-        run(merge(vec![payload.clone()]))
-    });
-    let sent = run(merge(vec![payload.clone()])).body.len();
+    measure("compress to send", bytes, || merge(vec![payload.clone()]));
+    let sent = merge(vec![payload.clone()]).body.len();
     println!("{:<40} {sent:>9} of {bytes} bytes", "compressed");
-    measure("cut protobuf in two", bytes, || {
-        run(Payload::split(payload.clone()))
-    });
+    measure("cut protobuf in two", bytes, || payload.split());
 }
 
 /// Spans as an LLM application sends them: a few short attributes and two long texts.

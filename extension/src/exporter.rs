@@ -25,7 +25,8 @@ use langfuse_extension_core::route::{Credential, Door, Route};
 use tokio::sync::oneshot;
 
 use crate::agent::{Event, Inputs};
-use crate::payload::{self, Payload};
+use crate::aside::{ONE_TURN_BYTES, aside};
+use crate::payload::{self, Merged, Payload};
 use crate::upstream::Upstream;
 
 /// The longest answer that is read, for its item errors or to keep the connection.
@@ -57,7 +58,7 @@ impl Exporter {
         }
     }
 
-    /// Sends a batch. Exactly one [`Event::Exported`] follows, whatever happens.
+    /// Sends a batch. Exactly one [`Event::Exported`] or [`Event::Cut`] follows, whatever happens.
     pub fn export(&mut self, id: ExportId, batch: Batch<Payload>) {
         self.aborts.retain(|_, abort| !abort.is_closed());
         let (abort, aborted) = oneshot::channel();
@@ -68,21 +69,23 @@ impl Exporter {
             outcome,
         });
         tokio::spawn(async move {
-            let route = batch.route;
-            let merged =
-                payload::merge(batch.items.into_iter().map(|item| item.payload).collect()).await;
+            let Batch { route, items } = batch;
+            let parts: Vec<_> = items.into_iter().map(|item| item.payload).collect();
+            let alone = (parts.len() == 1).then(|| parts[0].clone());
+            let Some(merged) = merge(parts).await else {
+                return;
+            };
             // From here on a fault leaves it open whether something was sent.
             reply.set(Outcome::Ambiguous);
-            reply.set(
-                send(
-                    &upstream,
-                    &route,
-                    merged.body,
-                    merged.content_encoding,
-                    aborted,
-                )
-                .await,
-            );
+            let (body, encoding) = (merged.body, merged.content_encoding);
+            let outcome = send(&upstream, &route, body, encoding, aborted).await;
+            reply.set(outcome);
+            if outcome == Outcome::TooLarge
+                && let Some(payload) = alone
+                && let Some(Some(parts)) = aside(move || payload.split()).await
+            {
+                reply.tell(Event::Cut { id, parts });
+            }
         });
     }
 
@@ -126,11 +129,21 @@ impl Exporter {
     }
 }
 
+/// What is small is merged at once. `None` after a fault, when nothing was sent.
+async fn merge(parts: Vec<Payload>) -> Option<Merged> {
+    let bytes: usize = parts.iter().map(Payload::stored_bytes).sum();
+    if bytes <= ONE_TURN_BYTES {
+        return Some(payload::merge(parts));
+    }
+    aside(move || payload::merge(parts)).await
+}
+
 /// Tells the loop an outcome when it is dropped, so that a task that panics or is cancelled tells one too.
 struct Reply<F: Fn(Outcome) -> Event> {
     inputs: Inputs,
     event: F,
     outcome: Outcome,
+    instead: Option<Event>,
 }
 
 impl<F: Fn(Outcome) -> Event> Reply<F> {
@@ -139,17 +152,25 @@ impl<F: Fn(Outcome) -> Event> Reply<F> {
             inputs,
             event,
             outcome: Outcome::NotDelivered { retry_after: None },
+            instead: None,
         }
     }
 
     fn set(&mut self, outcome: Outcome) {
         self.outcome = outcome;
     }
+
+    /// Says more than an outcome does.
+    fn tell(&mut self, event: Event) {
+        self.instead = Some(event);
+    }
 }
 
 impl<F: Fn(Outcome) -> Event> Drop for Reply<F> {
     fn drop(&mut self) {
-        self.inputs.event((self.event)(self.outcome));
+        let event = self.instead.take();
+        let event = event.unwrap_or_else(|| (self.event)(self.outcome));
+        self.inputs.event(event);
     }
 }
 
@@ -368,5 +389,68 @@ impl Body for Watched {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::Input;
+    use crate::payload::{Limits, accept_otlp};
+    use langfuse_extension_core::buffer::{History, Item, ItemId};
+    use langfuse_extension_core::time::Now;
+
+    /// An unknown field of so many bytes in an `ExportTraceServiceRequest`.
+    fn body(bytes: usize) -> Bytes {
+        let mut body = vec![0x7a];
+        let mut left = bytes;
+        while left > 0x7f {
+            body.push(u8::try_from(left & 0x7f).unwrap() | 0x80);
+            left >>= 7;
+        }
+        body.push(u8::try_from(left).unwrap());
+        body.extend((0..bytes).map(|at| u8::try_from(at * at % 251).unwrap()));
+        body.into()
+    }
+
+    #[tokio::test]
+    async fn the_loop_goes_on_while_a_large_body_is_compressed() {
+        let (inputs, mut events) = Inputs::channel();
+        let mut exporter = Exporter::new(Upstream::open(None, None), inputs);
+        let limits = Limits::default();
+        let accepted = accept_otlp("application/x-protobuf", "", body(4 << 20), &limits).await;
+        let item = Item {
+            id: ItemId(0),
+            payload: accepted.unwrap().0,
+            accepted_at: Now {
+                mono: Duration::ZERO,
+                wall: Duration::ZERO,
+            },
+            history: History::default(),
+            on_disk: false,
+        };
+        let route = Arc::new(Route {
+            door: Door::TracesProtobuf,
+            credential: Credential::Configured,
+            headers: Vec::new(),
+        });
+        exporter.export(
+            ExportId(0),
+            Batch {
+                route,
+                items: vec![item],
+            },
+        );
+        let mut turns = 0;
+        let outcome = loop {
+            match events.try_recv() {
+                Ok(Input::Event(Event::Exported { outcome, .. })) => break outcome,
+                Ok(other) => panic!("{other:?}"),
+                Err(_) => turns += 1,
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(outcome, Outcome::NotDelivered { retry_after: None });
+        assert!(turns > 50, "the loop had {turns} turns");
     }
 }

@@ -2,6 +2,7 @@
 //! decided in the crate `langfuse-extension-core`; [`agent`] is the loop between the two.
 
 pub mod agent;
+pub mod aside;
 pub mod check;
 pub mod config;
 pub mod credentials;

@@ -5,7 +5,8 @@
 //! (`web/src/pages/api/public/otel/v1/traces/index.ts`, `…/ingestion.ts` and `…/scores/index.ts` of
 //! <https://github.com/langfuse/langfuse>), because there one bad span refuses the whole request it travels in.
 //!
-//! All work on big bodies is `async` and gives way to other tasks after every [`STEP_BYTES`].
+//! Accepting a body is `async` and gives way to other tasks after every [`STEP_BYTES`]; [`merge()`] and [`Payload::split`]
+//! do not, because nobody waits for them ([`crate::aside`]).
 
 mod answer;
 mod encoding;
@@ -183,9 +184,9 @@ impl Payload {
         self.units
     }
 
-    /// Cuts the body in two, near the middle of its bytes, between two spans, events or scores. A single unit cannot
-    /// be cut and comes back as the error.
-    pub async fn split(self) -> Result<(Self, Self), Self> {
-        split::split(self).await
+    /// Cuts the body in two, near the middle of its bytes, between two spans, events or scores. `None`: a single unit
+    /// cannot be cut.
+    pub fn split(&self) -> Option<[Self; 2]> {
+        pace::to_the_end(split::split(self))
     }
 }

@@ -86,7 +86,7 @@ async fn send(upstream: &Upstream, record: Record) -> Option<Outcome> {
     let payload = Payload::restore(kind, encoding, record.body, &Limits::default())
         .await
         .ok()?;
-    let merged = merge(vec![payload]).await;
+    let merged = merge(vec![payload]);
     Some(
         exporter::send(
             upstream,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::route::{RequestLimits, Route};
 use crate::time::Now;
 
-/// The body of one client request, as the buffer sees it: something with a size that may be cut in two.
+/// The body of one client request, as the buffer sees it: something with a size.
 /// Cloning must be cheap (a reference count), because a copy is lent to the exporter while the buffer keeps its own.
 pub trait Payload: Clone {
     /// Bytes of memory that it occupies.
@@ -15,8 +15,6 @@ pub trait Payload: Clone {
     fn request_bytes(&self) -> usize;
     /// Spans, events or scores in it.
     fn units(&self) -> u32;
-    /// Two payloads that together hold the same units, or itself if it holds a single one.
-    fn split(self) -> Result<(Self, Self), Self>;
 }
 
 /// Names an item for as long as the process lives; a later item has a larger one.

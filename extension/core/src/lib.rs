@@ -150,12 +150,19 @@ pub enum Event<P> {
         /// Whether Langfuse gave any answer.
         answered: bool,
     },
-    /// An [`Action::Export`] has come to its end. Each one is answered by exactly one of these.
+    /// An [`Action::Export`] has come to its end. Each one is answered by exactly one of these, or one of the next.
     Exported {
         /// Which one.
         id: ExportId,
         /// How it went.
         outcome: Outcome,
+    },
+    /// Langfuse found an [`Action::Export`] of a single item too large ([`Outcome::TooLarge`]), and it was cut.
+    Cut {
+        /// Which one.
+        id: ExportId,
+        /// What together holds the item's units.
+        parts: [P; 2],
     },
     /// An [`Action::Probe`] has come to its end. Each one is answered by exactly one of these.
     Probed {
@@ -176,7 +183,7 @@ pub enum Event<P> {
 pub enum Action<P> {
     /// Ask the platform for the next event, which releases the sandbox.
     Next,
-    /// Send one request. Answered by [`Event::Exported`].
+    /// Send one request. Answered by [`Event::Exported`] or [`Event::Cut`].
     Export {
         /// Names this send.
         id: ExportId,

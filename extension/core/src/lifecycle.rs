@@ -131,6 +131,7 @@ impl<P: Payload> Core<P> {
                 self.pipeline.delivery().passed_through(answered, now);
             }
             Event::Exported { id, outcome } => self.pipeline.exported(id, outcome, now),
+            Event::Cut { id, parts } => self.pipeline.cut(id, parts, now),
             Event::Probed { outcome } => self.pipeline.probed(outcome, now),
             Event::Shutdown { deadline_epoch_ms } => self.shutdown(deadline_epoch_ms, now),
             Event::Timeout => {}

@@ -1,5 +1,8 @@
 //! Giving way: one thread serves everything, so no body may keep it for long.
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
 use super::STEP_BYTES;
 
 /// Counts bytes worked on and yields after every [`STEP_BYTES`].
@@ -15,6 +18,16 @@ impl Pace {
         if self.worked >= STEP_BYTES {
             self.worked = 0;
             tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Does work that gives way where nobody is waiting. It must not await anything else.
+pub(super) fn to_the_end<T>(work: impl Future<Output = T>) -> T {
+    let (mut work, mut context) = (pin!(work), Context::from_waker(Waker::noop()));
+    loop {
+        if let Poll::Ready(done) = work.as_mut().poll(&mut context) {
+            return done;
         }
     }
 }

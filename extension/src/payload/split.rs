@@ -12,14 +12,7 @@ use super::encoding::{Declared, inflate};
 use super::merge::compress;
 use super::{Encoding, Kind, Limits, Payload};
 
-pub(super) async fn split(payload: Payload) -> Result<(Payload, Payload), Payload> {
-    match try_split(&payload).await {
-        Some(halves) => Ok(halves),
-        None => Err(payload),
-    }
-}
-
-async fn try_split(payload: &Payload) -> Option<(Payload, Payload)> {
+pub(super) async fn split(payload: &Payload) -> Option<[Payload; 2]> {
     if payload.units < 2 {
         return None;
     }
@@ -35,7 +28,7 @@ async fn try_split(payload: &Payload) -> Option<(Payload, Payload)> {
     let left = accepted(payload, left.into()).await?;
     let right = accepted(payload, right.into()).await?;
     let whole = left.units > 0 && right.units > 0 && left.units + right.units == payload.units;
-    whole.then_some((left, right))
+    whole.then_some([left, right])
 }
 
 async fn inflated(payload: &Payload) -> Option<Bytes> {
@@ -58,7 +51,7 @@ async fn inflated(payload: &Payload) -> Option<Bytes> {
 async fn accepted(whole: &Payload, half: Bytes) -> Option<Payload> {
     let half = match whole.encoding {
         Encoding::Identity => half,
-        Encoding::Gzip => compress(vec![half], Vec::new()).await.into(),
+        Encoding::Gzip => compress(&[half], Vec::new()).into(),
     };
     let limits = Limits {
         facts_spans: 0,

@@ -51,7 +51,7 @@ pub(crate) fn accept(
 }
 
 pub(crate) fn merged(parts: Vec<Payload>) -> Vec<u8> {
-    plain(&run(merge(parts)))
+    plain(&merge(parts))
 }
 
 /// The body as Langfuse sees it after inflating.
@@ -161,9 +161,9 @@ pub(crate) fn list(value: &Value) -> &[Value] {
 
 /// Cuts a payload again and again until nothing can be cut.
 pub(crate) fn split_to_the_end(payload: Payload) -> Vec<Payload> {
-    match run(payload.split()) {
-        Ok((left, right)) => [split_to_the_end(left), split_to_the_end(right)].concat(),
-        Err(single) => vec![single],
+    match payload.split() {
+        Some(halves) => halves.map(split_to_the_end).concat(),
+        None => vec![payload],
     }
 }
 

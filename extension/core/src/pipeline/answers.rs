@@ -17,11 +17,9 @@ use crate::{Action, ExportId};
 impl<P: Payload> Pipeline<P> {
     /// The answer to a request with data.
     pub fn exported(&mut self, id: ExportId, outcome: Outcome, now: Now) {
-        let Some(InFlight { batch, wait }) = self.in_flight.remove(&id) else {
+        let Some(batch) = self.answered(id, outcome, now) else {
             return;
         };
-        let answer = self.answer(outcome, wait.since, now);
-        self.delivery.sent(&batch.route, answer, now);
         match outcome {
             Outcome::Delivered => self.delivered(&batch),
             Outcome::Refused => self.refused(batch),
@@ -34,6 +32,24 @@ impl<P: Payload> Pipeline<P> {
             Outcome::NotDelivered { .. } => self.failed(batch, false),
             Outcome::Ambiguous => self.failed(batch, true),
         }
+    }
+
+    /// A request of a single item was too large; these are its parts.
+    pub fn cut(&mut self, id: ExportId, parts: [P; 2], now: Now) {
+        let Some(batch) = self.answered(id, Outcome::TooLarge, now) else {
+            return;
+        };
+        self.learn_limit(&batch);
+        if let [item] = &batch.items[..] {
+            self.replace(&batch.route, item, parts);
+        }
+    }
+
+    fn answered(&mut self, id: ExportId, outcome: Outcome, now: Now) -> Option<Batch<P>> {
+        let InFlight { batch, wait } = self.in_flight.remove(&id)?;
+        let answer = self.answer(outcome, wait.since, now);
+        self.delivery.sent(&batch.route, answer, now);
+        Some(batch)
     }
 
     /// The answer to the probe.
@@ -78,19 +94,18 @@ impl<P: Payload> Pipeline<P> {
     }
 
     fn too_large(&mut self, mut batch: Batch<P>) {
-        let half = (batch.request_bytes() / 2).max(SMALLEST_REQUEST_LIMIT_BYTES);
-        self.request_limit_bytes = self.request_limit_bytes.min(half);
-        if batch.items.len() > 1 {
-            halve_company(&mut batch);
-            self.put_back_unsent(batch);
+        self.learn_limit(&batch);
+        if batch.items.len() == 1 {
+            self.drop_taken(&batch.items, DropReason::TooLarge);
             return;
         }
-        for item in batch.items {
-            match item.payload.clone().split() {
-                Ok((one, other)) => self.replace(&batch.route, &item, [one, other]),
-                Err(_) => self.drop_taken(&[item], DropReason::TooLarge),
-            }
-        }
+        halve_company(&mut batch);
+        self.put_back_unsent(batch);
+    }
+
+    fn learn_limit(&mut self, batch: &Batch<P>) {
+        let half = (batch.request_bytes() / 2).max(SMALLEST_REQUEST_LIMIT_BYTES);
+        self.request_limit_bytes = self.request_limit_bytes.min(half);
     }
 
     fn replace(&mut self, route: &Arc<Route>, item: &Item<P>, parts: [P; 2]) {

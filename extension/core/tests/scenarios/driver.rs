@@ -33,23 +33,31 @@ impl Payload for Body {
     fn units(&self) -> u32 {
         self.units
     }
-    fn split(self) -> Result<(Self, Self), Self> {
-        if self.units < 2 {
-            return Err(self);
-        }
-        let units = self.units / 2;
-        let bytes = self.bytes / 2;
-        let one = Self {
+}
+
+impl Body {
+    fn halves(&self) -> [Self; 2] {
+        let (units, bytes) = (self.units / 2, self.bytes / 2);
+        let part = |units, bytes| Self {
             units,
             bytes,
-            ..self
+            ..*self
         };
-        let other = Self {
-            units: self.units - units,
-            bytes: self.bytes - bytes,
-            ..self
-        };
-        Ok((one, other))
+        [
+            part(units, bytes),
+            part(self.units - units, self.bytes - bytes),
+        ]
+    }
+}
+
+/// How an exporter tells the outcome of a request.
+fn told(id: ExportId, batch: &Batch<Body>, outcome: Outcome) -> Event<Body> {
+    match &batch.items[..] {
+        [item] if outcome == Outcome::TooLarge && item.payload.units > 1 => Event::Cut {
+            id,
+            parts: item.payload.halves(),
+        },
+        _ => Event::Exported { id, outcome },
     }
 }
 
@@ -260,8 +268,11 @@ impl Sandbox {
         let (_, id, outcome) = self.answers.swap_remove(due.expect("an answer"));
         match id {
             Some(id) => {
-                self.exports.retain(|(export, _)| *export != id);
-                self.tell(Event::Exported { id, outcome });
+                let at = self.exports.iter().position(|(export, _)| *export == id);
+                match at.and_then(|at| self.exports.remove(at)) {
+                    Some((id, batch)) => self.tell(told(id, &batch, outcome)),
+                    None => self.tell(Event::Exported { id, outcome }),
+                }
             }
             None => self.answer_probe(outcome),
         }
@@ -335,8 +346,8 @@ impl Sandbox {
 
     /// Langfuse answers the oldest request under way.
     pub(crate) fn answer(&mut self, outcome: Outcome) {
-        let (id, _) = self.exports.pop_front().expect("a request under way");
-        self.tell(Event::Exported { id, outcome });
+        let (id, batch) = self.exports.pop_front().expect("a request under way");
+        self.tell(told(id, &batch, outcome));
     }
 
     pub(crate) fn answer_probe(&mut self, outcome: Outcome) {

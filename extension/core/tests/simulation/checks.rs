@@ -148,6 +148,7 @@ impl Checks {
             Event::Recovered { payload, .. } => self.recovered += units(payload),
             Event::NotStored { .. } => self.not_stored = true,
             Event::Exported { id, outcome } => self.exported(*id, *outcome),
+            Event::Cut { id, .. } => self.exported(*id, Outcome::TooLarge),
             Event::Probed { outcome } => self.probed(*outcome, now),
             Event::PassedThrough { answered: true } => {
                 self.failed_probes = 0;

@@ -40,22 +40,21 @@ impl Payload for Load {
     fn units(&self) -> u32 {
         self.units.end - self.units.start
     }
+}
 
-    fn split(self) -> Result<(Self, Self), Self> {
-        if self.units() < 2 {
-            return Err(self);
-        }
+impl Load {
+    /// As the exporter cuts it. A single unit cannot be cut.
+    pub(crate) fn halves(&self) -> Option<[Self; 2]> {
         let middle = self.units.start + self.units() / 2;
-        let one = Self {
-            units: self.units.start..middle,
-            bytes: self.bytes / 2,
+        let part = |units, bytes| Self {
+            units,
+            bytes,
             ..self.clone()
         };
-        let other = Self {
-            units: middle..self.units.end,
-            bytes: self.bytes - self.bytes / 2,
-            ..self
-        };
-        Ok((one, other))
+        let parts = [
+            part(self.units.start..middle, self.bytes / 2),
+            part(middle..self.units.end, self.bytes - self.bytes / 2),
+        ];
+        (self.units() > 1).then_some(parts)
     }
 }

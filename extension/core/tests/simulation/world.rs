@@ -222,13 +222,7 @@ impl World {
         let was_timeout = matches!(event, Event::Timeout);
         // Between storing the parts of an item and forgetting the whole, a kill leaves both: a doubling that nobody can
         // count, and the price of losing nothing there.
-        let splits = matches!(
-            event,
-            Event::Exported {
-                outcome: Outcome::TooLarge,
-                ..
-            }
-        );
+        let splits = matches!(event, Event::Cut { .. });
         self.checks.before(&event, now);
         self.judge(&event);
         let doubled_before = self.core.ledger().maybe_doubled;
@@ -287,6 +281,9 @@ impl World {
 
     /// After this answer, may an earlier send have arrived?
     fn judge(&mut self, event: &Event<Load>) {
+        if let Event::Cut { id, .. } = event {
+            self.sends.remove(id).expect("one answer for each send");
+        }
         if let Event::Exported { id, outcome } = event {
             let send = self.sends.remove(id).expect("one answer for each send");
             for item in &send.batch.items {
@@ -408,7 +405,14 @@ impl World {
         if age > Duration::from_mins(1) && self.rng.one_in(2) {
             outcome = Outcome::Ambiguous;
         }
-        self.tell(Event::Exported { id, outcome });
+        let parts = match &send.batch.items[..] {
+            [item] if outcome == Outcome::TooLarge => item.payload.halves(),
+            _ => None,
+        };
+        self.tell(match parts {
+            Some(parts) => Event::Cut { id, parts },
+            None => Event::Exported { id, outcome },
+        });
     }
 
     pub(crate) fn probe_arrives(&mut self, number: u64) {
