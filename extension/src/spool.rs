@@ -1,7 +1,7 @@
 //! What must outlive this process, under `/tmp`: every accepted body is written here before it is acknowledged.
 //!
 //! ```text
-//!   store ──▶ 00000007.segment  (active)      forget ──▶ the last record of a file gone: the file goes, or shrinks
+//!   store ──▶ 00000007.segment  (active)      forget ──▶ the last record of a file gone: the file is used anew, or goes
 //!             00000006.segment  (full)        next_recovered ──▶ adopt | discard
 //!             00000003.segment  (left by an earlier process; its records stay where they are)
 //! ```
@@ -137,6 +137,8 @@ pub struct Spool {
     segments: BTreeMap<u32, Segment>,
     /// The one that is written to.
     active: Option<u32>,
+    /// An empty one, to be the next.
+    spare: Option<Segment>,
     next_index: u32,
     items: HashMap<u64, Key>,
     recovered: VecDeque<Key>,
@@ -163,6 +165,7 @@ impl Spool {
             directory: Directory::find(path)?,
             segments: BTreeMap::new(),
             active: None,
+            spare: None,
             next_index: 0,
             items: HashMap::new(),
             recovered: VecDeque::new(),
@@ -176,14 +179,14 @@ impl Spool {
     /// Keeps a record under the name `item`, which must be new. Write-through: once this returns, the record survives
     /// the process. Blocks for one write to the page cache.
     pub fn store(&mut self, item: u64, record: &Record) -> Result<(), StoreError> {
-        let before_body = format::encode_before_body(record).ok_or(StoreError::TooLarge)?;
+        let mut before_body = format::encode_before_body(record).ok_or(StoreError::TooLarge)?;
         let bytes = (before_body.len() + record.body.len()) as u64;
         self.notice_removal();
         self.make_room(bytes)?;
         let segment = self.active_for(bytes)?;
         let key = Key {
             segment: segment.index,
-            ordinal: segment.append(&before_body, &record.body, record.unresolved_sends)?,
+            ordinal: segment.append(&mut before_body, &record.body, record.unresolved_sends)?,
         };
         if let Some(earlier) = self.items.insert(item, key) {
             self.drop_records([earlier])?;
@@ -213,7 +216,8 @@ impl Spool {
 
     /// Bytes of disk in use, with all overhead; never more than the limit.
     pub fn stored_bytes(&self) -> u64 {
-        let segments: u64 = self.segments.values().map(Segment::disk_bytes).sum();
+        let segments = self.segments.values().chain(&self.spare);
+        let segments: u64 = segments.map(Segment::disk_bytes).sum();
         let directory = u64::from(self.directory.is_some()) * DISK_BLOCK_BYTES;
         directory + segments + self.unreadable_bytes
     }
@@ -268,18 +272,33 @@ impl Spool {
     }
 
     fn release_if_empty(&mut self, index: u32) -> io::Result<()> {
-        let Some(segment) = self.segments.get_mut(&index).filter(|it| it.is_empty()) else {
+        let target = self.segment_target();
+        if self.active == Some(index) {
+            return match self.segments.get_mut(&index) {
+                Some(segment) if segment.is_empty() => segment.renew(target),
+                _ => Ok(()),
+            };
+        }
+        if !self.segments.get(&index).is_some_and(Segment::is_empty) {
+            return Ok(());
+        }
+        let Some(mut segment) = self.segments.remove(&index) else {
             return Ok(());
         };
-        if self.active == Some(index) {
-            return segment.truncate();
+        if self.spare.is_none() {
+            let renewed = segment.renew(target);
+            self.spare = Some(segment);
+            return renewed;
         }
         segment.remove().or_else(|error| match error.kind() {
             io::ErrorKind::NotFound => Ok(()),
-            _ => segment.truncate(),
-        })?;
-        self.segments.remove(&index);
-        Ok(())
+            _ => segment.renew(0),
+        })
+    }
+
+    /// A segment grows to this, unless a single record is larger.
+    fn segment_target(&self) -> u64 {
+        self.limit_bytes / SEGMENTS_TARGET
     }
 
     fn make_room(&mut self, bytes: u64) -> Result<(), StoreError> {
@@ -287,14 +306,14 @@ impl Spool {
             return Err(StoreError::Full);
         }
         while !self.has_room(bytes) {
-            self.compact_one()?;
+            self.free_some()?;
         }
         Ok(())
     }
 
     fn has_room(&self, bytes: u64) -> bool {
-        let (before, after) = match self.active_with_room(bytes) {
-            Some(active) => (active.disk_bytes(), on_disk(active.bytes() + bytes)),
+        let (before, after) = match self.active_with_room(bytes).or(self.spare.as_ref()) {
+            Some(file) => (file.disk_bytes(), file.disk_bytes_with(bytes)),
             None if self.segments.len() >= SEGMENTS_LIMIT => return false,
             None => (0, on_disk(FILE_HEAD_BYTES + bytes)),
         };
@@ -304,6 +323,16 @@ impl Spool {
     }
 
     /// Frees at least one block, or fails.
+    fn free_some(&mut self) -> Result<(), StoreError> {
+        if let Some(spare) = self.spare.take() {
+            return Ok(spare.remove()?);
+        }
+        match self.segments.values_mut().find(|it| it.has_slack()) {
+            Some(segment) => Ok(segment.trim()?),
+            None => self.compact_one(),
+        }
+    }
+
     fn compact_one(&mut self) -> Result<(), StoreError> {
         let room = self.limit_bytes.saturating_sub(self.stored_bytes());
         let worth_it = |it: &&mut Segment| {
@@ -322,8 +351,7 @@ impl Spool {
 
     fn active_with_room(&self, bytes: u64) -> Option<&Segment> {
         let active = self.segments.get(&self.active?)?;
-        let target = self.limit_bytes / SEGMENTS_TARGET;
-        active.takes(bytes, target).then_some(active)
+        active.takes(bytes, self.segment_target()).then_some(active)
     }
 
     fn active_for(&mut self, bytes: u64) -> Result<&mut Segment, StoreError> {
@@ -343,7 +371,13 @@ impl Spool {
         let directory = self.directory.insert(directory);
         let index = self.next_index;
         let next = index.checked_add(1).ok_or(StoreError::Full)?;
-        let segment = Segment::create(directory.segment(index), index)?;
+        let path = directory.segment(index);
+        let spare = self.spare.take();
+        let spare = spare.and_then(|mut it| it.rename(path.clone(), index).is_ok().then_some(it));
+        let segment = match spare {
+            Some(segment) => segment,
+            None => Segment::create(path, index)?,
+        };
         self.next_index = next;
         self.segments.insert(index, segment);
         let earlier = self.active.replace(index);
@@ -361,6 +395,7 @@ impl Spool {
         }
         self.directory = None;
         self.active = None;
+        self.spare = None;
         let before = self.stored_records();
         self.segments.retain(|_, segment| segment.is_linked());
         self.skipped.removed_records += (before - self.stored_records()) as u64;

@@ -1,11 +1,14 @@
 //! The bytes of a segment file.
 //!
 //! ```text
-//! file    "LFXSPOOL"  version u32  0 u32  record*
+//! file    "LFXSPOOL"  version u32  generation u32  record*
 //! record  "LFXR"  state u32  accepted_wall_ms u64  inflated_bytes u64  units u32  kind u8  encoding u8  0 u16
-//!         route_bytes u32  body_bytes u32  crc32(route, body) u32  crc32(this head without state) u32
+//!         route_bytes u32  body_bytes u32  crc32(route, body) u32  crc32(this head without state) ^ generation u32
 //!         route  body
 //! ```
+//!
+//! A file of which nothing is wanted any more is written anew from its beginning, in the next generation: what still
+//! stands behind the new records is of another generation, and therefore no record.
 //!
 //! Integers are little-endian. `state` is the only thing ever overwritten in place, so that noting a send needs no room
 //! on a full disk: a count and its complement, and if they do not match (a write torn by a kill) the record counts as
@@ -70,8 +73,8 @@ impl State {
 /// What a file is, judged by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileKind {
-    /// A segment that this version reads.
-    Segment,
+    /// A segment that this version reads, and its generation.
+    Segment(u32),
     /// A segment whose process was killed before it wrote anything.
     Unborn,
     /// Not a segment, or one of another version.
@@ -79,10 +82,11 @@ pub(super) enum FileKind {
 }
 
 /// The first bytes of every segment.
-pub(super) fn file_head() -> [u8; FILE_HEAD_LENGTH] {
+pub(super) fn file_head(generation: u32) -> [u8; FILE_HEAD_LENGTH] {
     let mut head = [0; FILE_HEAD_LENGTH];
     head[..8].copy_from_slice(FILE_MAGIC);
     head[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    head[12..].copy_from_slice(&generation.to_le_bytes());
     head
 }
 
@@ -141,13 +145,15 @@ impl ReadAt for [u8] {
 }
 
 pub(super) fn file_kind(file: &(impl ReadAt + ?Sized), file_bytes: u64) -> io::Result<FileKind> {
-    let mut head = file_head();
     if file_bytes < FILE_HEAD_BYTES {
         return Ok(FileKind::Unborn);
     }
+    let mut head = [0; FILE_HEAD_LENGTH];
     file.read_exact_at(&mut head, 0)?;
-    Ok(if head == file_head() {
-        FileKind::Segment
+    let [.., a, b, c, d] = head;
+    let generation = u32::from_le_bytes([a, b, c, d]);
+    Ok(if head == file_head(generation) {
+        FileKind::Segment(generation)
     } else {
         FileKind::Unknown
     })
@@ -158,8 +164,11 @@ pub(super) fn file_kind(file: &(impl ReadAt + ?Sized), file_bytes: u64) -> io::R
 pub(super) fn scan(
     file: &(impl ReadAt + ?Sized),
     file_bytes: u64,
+    generation: u32,
     oldest_wall_ms: u64,
 ) -> io::Result<Scan> {
+    // Behind the records of a later generation stands whatever was there before.
+    let no_record = |tail| if generation == 0 { tail } else { Tail::Whole };
     let mut found = Scan {
         live: Vec::new(),
         expired: 0,
@@ -169,13 +178,14 @@ pub(super) fn scan(
     while found.end < file_bytes {
         let left = file_bytes - found.end;
         if left < RECORD_HEAD_BYTES {
-            found.tail = Tail::Torn;
+            found.tail = no_record(Tail::Torn);
             break;
         }
         let mut bytes = [0; HEAD_LENGTH];
         file.read_exact_at(&mut bytes, found.end)?;
-        let Some(head) = Head::decode(&bytes).filter(|_| found.live.len() < RECORDS_LIMIT) else {
-            found.tail = Tail::Damaged;
+        let head = Head::decode(&bytes, generation);
+        let Some(head) = head.filter(|_| found.live.len() < RECORDS_LIMIT) else {
+            found.tail = no_record(Tail::Damaged);
             break;
         };
         if left < head.record_bytes() {
@@ -197,10 +207,15 @@ pub(super) fn scan(
 }
 
 /// Reads one record whole. `None`: it is damaged.
-pub(super) fn read(file: &(impl ReadAt + ?Sized), entry: Entry) -> io::Result<Option<Record>> {
+pub(super) fn read(
+    file: &(impl ReadAt + ?Sized),
+    generation: u32,
+    entry: Entry,
+) -> io::Result<Option<Record>> {
     let mut bytes = [0; HEAD_LENGTH];
     file.read_exact_at(&mut bytes, entry.offset)?;
-    let Some(head) = Head::decode(&bytes).filter(|head| head.record_bytes() == entry.bytes) else {
+    let head = Head::decode(&bytes, generation);
+    let Some(head) = head.filter(|head| head.record_bytes() == entry.bytes) else {
         return Ok(None);
     };
     let mut route = vec![0; head.route_bytes as usize];
@@ -223,7 +238,8 @@ pub(super) fn read(file: &(impl ReadAt + ?Sized), entry: Entry) -> io::Result<Op
     }))
 }
 
-/// Everything of a record but its body, ready to be written before it. `None`: it is larger than a record may be.
+/// Everything of a record but its body, to be [`sealed`](seal) and written before it. `None`: it is larger than a record
+/// may be.
 pub(super) fn encode_before_body(record: &Record) -> Option<Vec<u8>> {
     let mut bytes = vec![0; HEAD_LENGTH];
     route::encode(&record.route, &mut bytes)?;
@@ -244,6 +260,14 @@ pub(super) fn encode_before_body(record: &Record) -> Option<Vec<u8>> {
     }
     bytes[..HEAD_LENGTH].copy_from_slice(&head.encode());
     Some(bytes)
+}
+
+/// Makes an encoded record one of a file's generation.
+pub(super) fn seal(before_body: &mut [u8], generation: u32) {
+    if let Some(head) = before_body.first_chunk_mut::<HEAD_LENGTH>() {
+        let crc = head_crc(head) ^ generation;
+        head[44..].copy_from_slice(&crc.to_le_bytes());
+    }
 }
 
 fn content_crc(route: &[u8], body: &[u8]) -> u32 {
@@ -283,12 +307,10 @@ impl Head {
         bytes[32..36].copy_from_slice(&self.route_bytes.to_le_bytes());
         bytes[36..40].copy_from_slice(&self.body_bytes.to_le_bytes());
         bytes[40..44].copy_from_slice(&self.content_crc.to_le_bytes());
-        let crc = head_crc(&bytes);
-        bytes[44..].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
-    fn decode(bytes: &[u8; HEAD_LENGTH]) -> Option<Self> {
+    fn decode(bytes: &[u8; HEAD_LENGTH], generation: u32) -> Option<Self> {
         let (magic, rest) = bytes.split_first_chunk::<4>()?;
         let (state, rest) = rest.split_first_chunk()?;
         let (accepted, rest) = rest.split_first_chunk()?;
@@ -310,7 +332,8 @@ impl Head {
             body_bytes: u32::from_le_bytes(*body_bytes),
             content_crc: u32::from_le_bytes(*content_crc),
         };
-        let valid = magic == RECORD_MAGIC && u32::from_le_bytes(*crc) == head_crc(bytes);
+        let crc = u32::from_le_bytes(*crc) ^ generation;
+        let valid = magic == RECORD_MAGIC && crc == head_crc(bytes);
         (valid && head.record_bytes() <= RECORD_LIMIT_BYTES).then_some(head)
     }
 }

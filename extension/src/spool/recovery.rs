@@ -189,14 +189,12 @@ impl Spool {
 /// The records of a segment file that wait, as far as they are whole. Takes any bytes.
 pub fn read_segment(bytes: &[u8]) -> Vec<Record> {
     let length = bytes.len() as u64;
-    if !matches!(format::file_kind(bytes, length), Ok(FileKind::Segment)) {
-        return Vec::new();
-    }
-    let Ok(scan) = format::scan(bytes, length, 0) else {
+    let Ok(FileKind::Segment(generation)) = format::file_kind(bytes, length) else {
         return Vec::new();
     };
-    let records = scan.live.into_iter();
-    records
-        .filter_map(|entry| format::read(bytes, entry).ok().flatten())
-        .collect()
+    let Ok(scan) = format::scan(bytes, length, generation, 0) else {
+        return Vec::new();
+    };
+    let read = |entry| format::read(bytes, generation, entry).ok().flatten();
+    scan.live.into_iter().filter_map(read).collect()
 }

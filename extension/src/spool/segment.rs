@@ -21,7 +21,11 @@ pub(super) struct Segment {
     pub(super) index: u32,
     path: PathBuf,
     file: File,
+    generation: u32,
+    /// Where the records end.
     bytes: u64,
+    /// Where the file ends; what lies between is of earlier generations.
+    file_bytes: u64,
     live: BTreeMap<u32, Entry>,
     live_bytes: u64,
     next_ordinal: u32,
@@ -46,10 +50,10 @@ impl Segment {
             .create_new(true)
             .mode(0o600)
             .open(&path)?;
-        file.write_all_at(&file_head(), 0).inspect_err(|_| {
+        file.write_all_at(&file_head(0), 0).inspect_err(|_| {
             let _ = std::fs::remove_file(&path);
         })?;
-        Ok(Self::new(path, index, file))
+        Ok(Self::new(path, index, file, 0))
     }
 
     /// A file that an earlier process left. What follows its last whole record is cut off.
@@ -64,29 +68,32 @@ impl Segment {
         if !metadata.is_file() {
             return Ok(Opened::Unknown);
         }
-        match format::file_kind(&file, metadata.len())? {
-            FileKind::Segment => {}
+        let generation = match format::file_kind(&file, metadata.len())? {
+            FileKind::Segment(generation) => generation,
             FileKind::Unborn => return Ok(Opened::Unborn),
             FileKind::Unknown => return Ok(Opened::Unknown),
-        }
-        let scan = format::scan(&file, metadata.len(), oldest_wall_ms)?;
+        };
+        let scan = format::scan(&file, metadata.len(), generation, oldest_wall_ms)?;
         if scan.end < metadata.len() {
             file.set_len(scan.end)?;
         }
-        let mut segment = Self::new(path, index, file);
+        let mut segment = Self::new(path, index, file, generation);
         segment.bytes = scan.end;
+        segment.file_bytes = scan.end;
         for entry in &scan.live {
             segment.index_entry(*entry);
         }
         Ok(Opened::Segment(segment, scan))
     }
 
-    fn new(path: PathBuf, index: u32, file: File) -> Self {
+    fn new(path: PathBuf, index: u32, file: File, generation: u32) -> Self {
         Self {
             index,
             path,
             file,
+            generation,
             bytes: FILE_HEAD_BYTES,
+            file_bytes: FILE_HEAD_BYTES,
             live: BTreeMap::new(),
             live_bytes: 0,
             next_ordinal: 0,
@@ -97,20 +104,23 @@ impl Segment {
     /// Writes one record in one system call, unless the kernel takes less at once; a failed write is taken back.
     pub(super) fn append(
         &mut self,
-        before_body: &[u8],
+        before_body: &mut [u8],
         body: &[u8],
         unresolved_sends: u16,
     ) -> io::Result<u32> {
         let bytes = (before_body.len() + body.len()) as u64;
+        format::seal(before_body, self.generation);
         if let Err(error) = write_all(&self.file, before_body, body, self.bytes) {
-            if self.file.set_len(self.bytes).is_err() {
+            if self.trim().is_err() {
                 self.sealed = true;
                 self.bytes += bytes;
+                self.file_bytes = self.file_bytes.max(self.bytes);
             }
             return Err(error);
         }
         let offset = self.bytes;
         self.bytes += bytes;
+        self.file_bytes = self.file_bytes.max(self.bytes);
         Ok(self.index_entry(Entry {
             offset,
             bytes,
@@ -159,14 +169,41 @@ impl Segment {
     /// `None`: the record is damaged, or forgotten.
     pub(super) fn read(&self, ordinal: u32) -> Option<Record> {
         let entry = self.live.get(&ordinal)?;
-        format::read(&self.file, *entry).ok().flatten()
+        format::read(&self.file, self.generation, *entry)
+            .ok()
+            .flatten()
     }
 
-    /// Makes the file as small as a new one. There must be no record left that waits.
-    pub(super) fn truncate(&mut self) -> io::Result<()> {
-        self.file.set_len(FILE_HEAD_BYTES)?;
+    /// Begins anew. There must be no record left that waits. The file keeps its pages, because writing over them takes half
+    /// the time of getting new ones, unless it is larger than `limit_bytes`.
+    pub(super) fn renew(&mut self, limit_bytes: u64) -> io::Result<()> {
+        let next = self.generation.checked_add(1);
+        let renewed = next.filter(|_| self.file_bytes <= limit_bytes);
+        if let Some(generation) = renewed
+            && self.file.write_all_at(&file_head(generation), 0).is_ok()
+        {
+            self.generation = generation;
+        } else {
+            self.file.set_len(FILE_HEAD_BYTES)?;
+            self.file_bytes = FILE_HEAD_BYTES;
+        }
         self.bytes = FILE_HEAD_BYTES;
         self.sealed = false;
+        Ok(())
+    }
+
+    /// Gives back what lies behind the records.
+    pub(super) fn trim(&mut self) -> io::Result<()> {
+        self.file.set_len(self.bytes)?;
+        self.file_bytes = self.bytes;
+        Ok(())
+    }
+
+    /// Gives the file another place in the order of all segments.
+    pub(super) fn rename(&mut self, path: PathBuf, index: u32) -> io::Result<()> {
+        std::fs::rename(&self.path, &path)?;
+        self.path = path;
+        self.index = index;
         Ok(())
     }
 
@@ -192,7 +229,9 @@ impl Segment {
             entry.offset = moved.offset;
         }
         self.file = compacted.file;
+        self.generation = compacted.generation;
         self.bytes = compacted.bytes;
+        self.file_bytes = compacted.bytes;
         self.sealed = false;
         Ok(())
     }
@@ -205,6 +244,9 @@ impl Segment {
             let step = (entry.bytes - done).min(CHUNK_BYTES as u64);
             let part = &mut chunk[..usize::try_from(step).unwrap_or(CHUNK_BYTES)];
             self.file.read_exact_at(part, entry.offset + done)?;
+            if done == 0 {
+                format::seal(part, to.generation);
+            }
             to.file.write_all_at(part, to.bytes + done)?;
             done += step;
         }
@@ -253,7 +295,17 @@ impl Segment {
 
     /// Bytes of disk that the file occupies.
     pub(super) fn disk_bytes(&self) -> u64 {
-        on_disk(self.bytes)
+        on_disk(self.file_bytes)
+    }
+
+    /// The same once a record of this size is appended.
+    pub(super) fn disk_bytes_with(&self, record_bytes: u64) -> u64 {
+        on_disk(self.file_bytes.max(self.bytes + record_bytes))
+    }
+
+    /// Whether [`Self::trim`] would give back disk.
+    pub(super) fn has_slack(&self) -> bool {
+        self.disk_bytes() > on_disk(self.bytes)
     }
 
     /// Whether the file can still be found by a later process.

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_healthy_process_keeps_one_almost_empty_file() {
+fn a_healthy_process_writes_one_file_over_and_over() {
     let dir = Dir::new();
     let mut spool = dir.open();
     for item in 0..200 {
@@ -11,13 +11,27 @@ fn a_healthy_process_keeps_one_almost_empty_file() {
         spool.mark_sent([item]).unwrap();
         spool.forget([item]).unwrap();
     }
-    assert_eq!(spool.stored_bytes(), 2 * DISK_BLOCK_BYTES);
     assert_eq!(dir.segments().len(), 1);
-    assert_eq!(fs::metadata(&dir.segments()[0]).unwrap().len(), 16);
+    assert!(fs::metadata(&dir.segments()[0]).unwrap().len() < 51_000);
+    assert!(spool.stored_bytes() < 51_000 + 2 * DISK_BLOCK_BYTES);
+    drop(spool);
+    assert!(recover(&mut dir.open()).is_empty());
+    assert!(dir.segments().is_empty());
 }
 
 #[test]
-fn segments_rotate_and_each_goes_when_its_last_record_is_forgotten() {
+fn a_file_that_grew_beyond_a_segment_is_not_kept_so() {
+    let dir = Dir::new();
+    let mut spool = dir.open();
+    spool
+        .store(1, &sized(usize::try_from(LIMIT_BYTES / 4).unwrap()))
+        .unwrap();
+    spool.forget([1]).unwrap();
+    assert_eq!(spool.stored_bytes(), 2 * DISK_BLOCK_BYTES);
+}
+
+#[test]
+fn segments_rotate_and_all_but_a_spare_go_when_their_last_record_is_forgotten() {
     let dir = Dir::new();
     let mut spool = dir.open();
     for item in 0..40 {
@@ -30,9 +44,55 @@ fn segments_rotate_and_each_goes_when_its_last_record_is_forgotten() {
             .all(|path| fs::metadata(path).unwrap().len() <= LIMIT_BYTES / 16)
     );
     spool.forget(0..8).unwrap();
-    assert_eq!(dir.segments().len(), 8);
+    assert_eq!(dir.segments().len(), 10 - 2 + 1);
     spool.forget(0..40).unwrap();
-    assert_eq!(dir.segments().len(), 1, "the active one stays");
+    assert_eq!(dir.segments().len(), 2, "the active one and the spare stay");
+    for item in 40..48 {
+        spool.store(item, &sized(250_000)).unwrap();
+    }
+    assert_eq!(dir.segments().len(), 2, "the spare is used again");
+    drop(spool);
+    assert_eq!(recover(&mut dir.open()).len(), 8);
+}
+
+#[test]
+fn whatever_is_stored_and_forgotten_the_disk_holds_the_rest_and_no_more_than_its_limit() {
+    let limit = 1 << 20;
+    for seed in 1..=20_u64 {
+        let dir = Dir::new();
+        let mut spool = dir.open_limited(limit);
+        let (mut random, mut waiting) = (seed, Vec::new());
+        let mut next = |below: u64| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 33) % below
+        };
+        for item in 0..400 {
+            let body = format!("{item} ").repeat(usize::try_from(1 + next(4000)).unwrap());
+            match spool.store(item, &record(body)) {
+                Ok(()) => waiting.push(item),
+                Err(StoreError::Full) => {}
+                Err(error) => panic!("{error}"),
+            }
+            // Mostly in order and sometimes all of it, as deliveries go.
+            let delivered = match next(8) {
+                0 => waiting.len(),
+                _ => usize::try_from(next(4)).unwrap().min(waiting.len()),
+            };
+            spool.forget(waiting.drain(..delivered)).unwrap();
+            assert!(dir.disk_bytes() <= limit, "seed {seed}");
+            assert!(dir.disk_bytes() <= spool.stored_bytes(), "seed {seed}");
+        }
+        drop(spool);
+        let mut spool = dir.open_limited(limit);
+        let found = recover(&mut spool).into_iter().map(|record| {
+            let text = String::from_utf8(record.body.to_vec()).unwrap();
+            text.split(' ').next().unwrap().parse::<u64>().unwrap()
+        });
+        assert_eq!(found.collect::<Vec<_>>(), waiting, "seed {seed}");
+        assert!(spool.skipped().is_empty(), "{}", spool.skipped());
+    }
 }
 
 #[test]

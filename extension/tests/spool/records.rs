@@ -92,9 +92,37 @@ fn recovered_records_wait_until_they_are_forgotten_or_discarded_and_are_never_on
     }
     assert_eq!(seen, ["adopted", "neither", "new"]);
     spool.forget(1..=3).unwrap();
-    assert_eq!(dir.segments(), Vec::<PathBuf>::new());
     drop(spool);
     assert!(recover(&mut dir.open()).is_empty());
+    assert_eq!(dir.segments(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_kill_at_any_byte_of_a_file_that_is_written_anew_brings_nothing_back() {
+    let dir = Dir::new();
+    let mut spool = dir.open();
+    for (item, body) in (0..).zip(["delivered", "this one too", "and this"]) {
+        spool.store(item, &record(body)).unwrap();
+    }
+    let path = dir.segments().remove(0);
+    let first = fs::read(&path).unwrap();
+    spool.forget(0..3).unwrap();
+    let renewed = fs::read(&path).unwrap();
+    spool.store(3, &record("a new one")).unwrap();
+    let written = fs::read(&path).unwrap();
+    drop(spool);
+    assert!(first.len() == renewed.len() && renewed.len() == written.len());
+    let end = (0..written.len()).rfind(|at| written[*at] != renewed[*at]);
+    for cut in 16..=end.unwrap() {
+        let dir = Dir::new();
+        drop_in(&dir, &[&written[..cut], &renewed[cut..]].concat());
+        assert!(recover(&mut dir.open()).is_empty(), "cut at {cut}");
+    }
+    let dir = Dir::new();
+    drop_in(&dir, &written);
+    let mut spool = dir.open();
+    assert_eq!(bodies(&recover(&mut spool)), [b"a new one"]);
+    assert!(spool.skipped().is_empty(), "{}", spool.skipped());
 }
 
 #[test]
