@@ -15,6 +15,11 @@ use langfuse_extension::upstream::Upstream;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+/// The C library's own costs more: musl's, in the layer, gives memory back at once, so that every body is paid for in page
+/// faults again (an answer beside 4 MB bodies took 0.9 ms with it, and takes 0.15 ms).
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args();
     let name = arguments.next().unwrap_or_default();
