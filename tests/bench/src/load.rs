@@ -11,33 +11,33 @@ pub(crate) const TEXT_BYTES: usize = 420;
 const TRACE_ID: [u8; 16] = *b"\xf0\xf1bench-trace-id";
 const AUTHORIZATION: &str = "Basic cGstbGYtdGVzdDpzay1sZi10ZXN0";
 
+/// Bytes of other text before a text comes again: more than the 32 KB that gzip looks back, so that an extension which
+/// compresses many POSTs as one gains nothing from their being made here.
+const CYCLE_BYTES: usize = 256 << 10;
+
 /// A whole HTTP request whose trace id can be changed in place, so that no two POSTs are of one trace.
 pub(crate) struct Post {
-    bytes: Vec<u8>,
-    ids: Vec<usize>,
+    /// The same with other texts, which take turns.
+    variants: Vec<Variant>,
+    /// Of the first one; the others differ by a few bytes.
     pub(crate) body_bytes: usize,
     serial: u64,
 }
 
+struct Variant {
+    bytes: Vec<u8>,
+    ids: Vec<usize>,
+}
+
 impl Post {
     pub(crate) fn new(path: &str, spans: usize, text_bytes: usize) -> Self {
-        let body = request(spans, text_bytes).encode_to_vec();
-        let mut bytes = format!(
-            "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: {AUTHORIZATION}\r\n\
-             x-langfuse-ingestion-version: 4\r\ncontent-type: application/x-protobuf\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        )
-        .into_bytes();
-        bytes.extend(&body);
-        let ids = bytes
-            .windows(TRACE_ID.len())
-            .enumerate()
-            .filter_map(|(at, window)| (window == TRACE_ID).then_some(at))
+        let body_bytes = request(spans, text_bytes, 0).encoded_len();
+        let variants = (0..=CYCLE_BYTES / body_bytes)
+            .map(|nth| Variant::new(path, &request(spans, text_bytes, nth * spans * 2)))
             .collect();
         Self {
-            bytes,
-            ids,
-            body_bytes: body.len(),
+            variants,
+            body_bytes,
             serial: 0,
         }
     }
@@ -52,13 +52,34 @@ impl Post {
         Self::new(path, 1, bytes.saturating_sub(200) / 2)
     }
 
-    /// The same POST of a trace that was not there before.
+    /// A POST of a trace that was not there before.
     pub(crate) fn fresh(&mut self) -> &[u8] {
+        let turn = usize::try_from(self.serial).unwrap_or(0) % self.variants.len();
         self.serial += 1;
-        for at in &self.ids {
-            self.bytes[at + 8..at + 16].copy_from_slice(&self.serial.to_be_bytes());
+        let Variant { bytes, ids } = &mut self.variants[turn];
+        for at in ids {
+            bytes[*at + 8..*at + 16].copy_from_slice(&self.serial.to_be_bytes());
         }
-        &self.bytes
+        bytes
+    }
+}
+
+impl Variant {
+    fn new(path: &str, request: &ExportTraceServiceRequest) -> Self {
+        let body = request.encode_to_vec();
+        let mut bytes = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: {AUTHORIZATION}\r\n\
+             x-langfuse-ingestion-version: 4\r\ncontent-type: application/x-protobuf\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
+        bytes.extend(&body);
+        let ids = bytes
+            .windows(TRACE_ID.len())
+            .enumerate()
+            .filter_map(|(at, window)| (window == TRACE_ID).then_some(at))
+            .collect();
+        Self { bytes, ids }
     }
 }
 
@@ -69,7 +90,8 @@ pub(crate) fn count_spans(body: &[u8]) -> usize {
     scopes.map(|scope| scope.spans.len()).sum()
 }
 
-fn request(spans: usize, text_bytes: usize) -> ExportTraceServiceRequest {
+/// With texts that begin at this seed.
+fn request(spans: usize, text_bytes: usize, seed: usize) -> ExportTraceServiceRequest {
     let span = |at: usize| Span {
         trace_id: TRACE_ID.to_vec(),
         span_id: (at as u64 + 1).to_be_bytes().to_vec(),
@@ -84,8 +106,11 @@ fn request(spans: usize, text_bytes: usize) -> ExportTraceServiceRequest {
         attributes: vec![
             attribute("langfuse.observation.type", "generation".into()),
             attribute("gen_ai.request.model", "a-model".into()),
-            attribute("langfuse.observation.input", text(at, text_bytes)),
-            attribute("langfuse.observation.output", text(at + spans, text_bytes)),
+            attribute("langfuse.observation.input", text(seed + at, text_bytes)),
+            attribute(
+                "langfuse.observation.output",
+                text(seed + at + spans, text_bytes),
+            ),
         ],
         flags: 0x101,
         ..Span::default()

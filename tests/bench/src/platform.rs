@@ -11,7 +11,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::http::{self, Request};
 
 /// How long anything is waited for.
-const PATIENCE: Duration = Duration::from_mins(2);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+
+/// How long an extension has from SHUTDOWN on.
+pub(crate) const SHUTDOWN: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 pub(crate) struct Platform {
@@ -65,7 +68,7 @@ impl Platform {
     pub(crate) fn shut_down(&self) {
         self.deliver(format!(
             r#"{{"eventType":"SHUTDOWN","shutdownReason":"spindown","deadlineMs":{}}}"#,
-            epoch_ms() + 2_000
+            epoch_ms() + SHUTDOWN.as_millis()
         ));
     }
 

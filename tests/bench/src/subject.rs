@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::http::Client;
-use crate::platform::Platform;
+use crate::platform::{self, Platform};
 
 /// An extension: a binary, its settings, and the path at which it takes OTLP over HTTP. In the settings `{port}`,
 /// `{langfuse}`, `{ca}` and `{dir}` stand for the port to listen on, the address to send to, the file of the certificate
@@ -32,6 +32,7 @@ impl Subject {
         changed
     }
 
+    /// The settings, filled in; without that of the certificate authority where there is none.
     pub(crate) fn env(
         &self,
         port: u16,
@@ -48,6 +49,7 @@ impl Subject {
         };
         self.env
             .iter()
+            .filter(|(_, value)| !(value == "{ca}" && ca.is_empty()))
             .map(|(name, value)| (name.clone(), fill(value)))
             .collect()
     }
@@ -108,7 +110,7 @@ impl Running {
         }
     }
 
-    /// Processor time so far of all its threads, also ended ones.
+    /// Processor time so far of its threads, as far as they have not ended.
     pub(crate) fn cpu(&self) -> Duration {
         let pid = self.child.id();
         let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
@@ -145,9 +147,19 @@ impl Running {
         }
     }
 
-    /// SHUTDOWN, and the end of the process.
-    pub(crate) fn shut_down(mut self) {
+    /// SHUTDOWN, and the end of the process: as in Lambda, by force once the deadline has passed.
+    pub(crate) fn shut_down(self) {
+        self.shut_down_within(platform::SHUTDOWN);
+    }
+
+    /// The same for a process that is slowed down by a wrapper.
+    pub(crate) fn shut_down_within(mut self, patience: Duration) {
         self.platform.shut_down();
+        let deadline = Instant::now() + patience;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let _already_ended = self.child.kill();
         let _ = self.child.wait();
         // The directory goes with `self`.
         let _ = self.dir.path();

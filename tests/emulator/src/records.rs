@@ -95,7 +95,7 @@ pub(crate) fn report(
         "status": trouble.map_or_else(|| handler_status(shared), |trouble| status_of(Some(trouble))),
         "metrics": {
             "durationMs": milliseconds(elapsed),
-            "billedDurationMs": milliseconds(elapsed).ceil(),
+            "billedDurationMs": u64::try_from(elapsed.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX),
             "memorySizeMB": shared.config.memory_mb,
             "maxMemoryUsedMB": shared.config.memory_mb.min(128),
         },

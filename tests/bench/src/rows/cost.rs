@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::load::Post;
+use crate::platform::PATIENCE;
 use crate::results::{Results, ms};
 use crate::sink::Sink;
 use crate::subject::Subject;
@@ -58,7 +59,8 @@ pub(crate) fn ten_thousand_spans(results: &mut Results, subjects: &[Subject], ro
 #[expect(clippy::cast_precision_loss, reason = "small numbers")]
 pub(crate) fn sustained(results: &mut Results, subjects: &[Subject], rounds: usize) {
     for subject in subjects {
-        let (mut spans, mut megabytes, mut delivered) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut spans, mut megabytes) = (Vec::new(), Vec::new());
+        let (mut delivered, mut in_the_end) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             let sink = Sink::start();
             let running = subject.start(&format!("http://{}", sink.address));
@@ -89,7 +91,13 @@ pub(crate) fn sustained(results: &mut Results, subjects: &[Subject], rounds: usi
                     .sum()
             });
             let seconds = BUSY.as_secs_f64();
-            delivered.push(sink.take().spans as f64 / seconds);
+            let meanwhile = sink.take().spans as f64;
+            delivered.push(meanwhile / seconds);
+            running.platform.runtime_done();
+            running.settle();
+            running.shut_down();
+            let all = meanwhile + sink.take().spans as f64;
+            in_the_end.push(100.0 * all / (accepted as f64 * 100.0));
             spans.push(accepted as f64 * 100.0 / seconds);
             megabytes.push(accepted as f64 * body_bytes / seconds / 1e6);
         }
@@ -101,6 +109,12 @@ pub(crate) fn sustained(results: &mut Results, subjects: &[Subject], rounds: usi
                 "spans",
                 &subject.name,
                 delivered,
+            );
+            results.add(
+                "delivered in the end of what was accepted",
+                "%",
+                &subject.name,
+                in_the_end,
             );
         }
     }
@@ -148,7 +162,7 @@ fn callgrind(subject: &Subject, posts: usize) -> Option<f64> {
     }
     running.platform.runtime_done();
     running.platform.asked_next(2);
-    running.shut_down();
+    running.shut_down_within(PATIENCE);
     let text = fs::read_to_string(dir.path().join("out")).ok()?;
     let total = text.lines().find_map(|line| {
         line.strip_prefix("totals: ")

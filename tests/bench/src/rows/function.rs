@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use lambda_emulator::fake_langfuse::{Config, FakeLangfuse, Fault};
-use lambda_emulator::{Builder, Lambda};
+use lambda_emulator::{Builder, Invocation, Lambda};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -16,6 +16,11 @@ use crate::{distance, handler};
 /// Invocations of an environment, after the first one.
 const WARM_INVOCATIONS: usize = 7;
 
+/// Invocations of a busy environment, and how many of them come before an extension that goes by how often it is invoked
+/// knows it.
+const BUSY_INVOCATIONS: usize = 40;
+const BUSY_FROM: usize = 30;
+
 /// How far away Langfuse is, and in which way.
 #[derive(Clone, Copy)]
 struct Distance {
@@ -25,6 +30,7 @@ struct Distance {
     answers_after: u64,
     /// Of the network, in milliseconds: opening a connection and TLS pay for it too.
     round_trip: u64,
+    invocations: usize,
 }
 
 const fn distance(label: &'static str, tls: bool, answers_after: u64, round_trip: u64) -> Distance {
@@ -33,6 +39,7 @@ const fn distance(label: &'static str, tls: bool, answers_after: u64, round_trip
         tls,
         answers_after,
         round_trip,
+        invocations: 1 + WARM_INVOCATIONS,
     }
 }
 
@@ -40,7 +47,10 @@ const DISTANCES: [Distance; 6] = [
     distance("0 ms, plain", false, 0, 0),
     distance("0 ms, TLS", true, 0, 0),
     distance("20 ms, TLS", true, 20, 0),
-    distance("50 ms, TLS", true, 50, 0),
+    Distance {
+        invocations: BUSY_INVOCATIONS,
+        ..distance("50 ms, TLS", true, 50, 0)
+    },
     distance("100 ms, TLS", true, 100, 0),
     distance("20 ms + network of 30 ms, TLS", true, 20, 30),
 ];
@@ -68,20 +78,24 @@ pub(crate) fn held(results: &mut Results, subjects: &[Subject]) {
             }
             let ca = langfuse.ca_file().map(|path| path.display().to_string());
             let stage = Stage::new(Some(subject), &url, &ca.unwrap_or_default());
-            let (first, warm) = runtime.block_on(async {
+            let (first, warm, busy, waiting) = runtime.block_on(async {
                 let lambda = stage.builder(1, 5).start().await.unwrap();
-                let held = async || ms(lambda.invoke("{}").await.held.unwrap_or_default());
-                let first = held().await;
-                let mut warm = Vec::new();
-                for _ in 0..WARM_INVOCATIONS {
+                let mut waiting = Vec::new();
+                let mut held = Vec::new();
+                for nth in 1..=distance.invocations {
+                    held.push(held_for(&lambda.invoke("{}").await));
+                    #[expect(clippy::cast_precision_loss, reason = "a small number")]
+                    let left = (nth * 10).saturating_sub(langfuse.observations().len()) as f64;
+                    waiting.push(left);
                     lambda.pause(Duration::from_millis(30)).await;
-                    warm.push(held().await);
                 }
                 lambda.shutdown().await;
-                (first, warm)
+                let warm = held[1..=WARM_INVOCATIONS].to_vec();
+                let busy = held.get(BUSY_FROM..).unwrap_or_default().to_vec();
+                (held[0], warm, busy, waiting)
             });
             let delivered = langfuse.observations().len();
-            let expected = (1 + WARM_INVOCATIONS) * 10;
+            let expected = distance.invocations * 10;
             if delivered != expected {
                 eprintln!(
                     "{}: {delivered} of {expected} spans were delivered",
@@ -95,8 +109,34 @@ pub(crate) fn held(results: &mut Results, subjects: &[Subject]) {
             };
             add("held after the first invocation, Langfuse at", vec![first]);
             add("held after a warm invocation, Langfuse at", warm);
+            if !busy.is_empty() {
+                add("held after the 31st invocation on, Langfuse at", busy);
+            }
+            let mut add = |what, samples| {
+                results.add_at(what, "spans", distance.label, x, &subject.name, samples);
+            };
+            let late = waiting.get(BUSY_FROM..).unwrap_or_default().to_vec();
+            add(
+                "not delivered when frozen, first invocation, Langfuse at",
+                waiting[..1].to_vec(),
+            );
+            add(
+                "not delivered when frozen, warm invocation, Langfuse at",
+                waiting[1..=WARM_INVOCATIONS].to_vec(),
+            );
+            if !late.is_empty() {
+                add(
+                    "not delivered when frozen, 31st invocation on, Langfuse at",
+                    late,
+                );
+            }
         }
     }
+}
+
+/// Not a number, which is no measurement, if it was not held but failed.
+fn held_for(invocation: &Invocation) -> f64 {
+    invocation.held.map_or(f64::NAN, ms)
 }
 
 /// Held with a Langfuse that never answers.
@@ -114,7 +154,7 @@ pub(crate) fn held_when_hanging(results: &mut Results, subjects: &[Subject]) {
                 .unwrap();
             let mut held = Vec::new();
             for _ in 0..4 {
-                held.push(ms(lambda.invoke("{}").await.held.unwrap_or_default()));
+                held.push(held_for(&lambda.invoke("{}").await));
             }
             lambda.shutdown().await;
             held
@@ -139,12 +179,14 @@ pub(crate) fn slowdown(results: &mut Results, subjects: &[Subject]) {
             let langfuse = FakeLangfuse::start(Config::default()).unwrap();
             let stage = Stage::new(subject, &langfuse.url(), "");
             let (times, in_force) = runtime().block_on(async {
-                let builder = stage.builder(10, 20).cpu_quota(cpus).memory_mb(memory_mb);
+                let builder = stage.builder(10, 100).cpu_quota(cpus).memory_mb(memory_mb);
                 let builder = builder.timeout(Duration::from_mins(1));
                 let lambda = builder.start().await.unwrap();
                 lambda.invoke("{}").await;
                 let mut times = Vec::new();
                 for _ in 0..rounds {
+                    // Long enough for a fresh processor quota: else who holds the sandbox longer has the quicker handler.
+                    lambda.pause(Duration::from_millis(250)).await;
                     let seconds = lambda.invoke("{}").await.text().parse::<f64>();
                     times.push(seconds.unwrap_or(f64::NAN) * 1e3);
                 }

@@ -92,13 +92,12 @@ fn acceptor(authority: &Authority, names: &[&str], expired: bool) -> io::Result<
         .signed_by(&key, authority)
         .map_err(io::Error::other)?;
     let private_key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let mut config =
-        ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], private_key)
-            .map_err(io::Error::other)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // Without ALPN, so that clients that offer HTTP/2 first are served as well.
+    let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], private_key)
+        .map_err(io::Error::other)?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
