@@ -18,6 +18,7 @@ for musl in x86_64-unknown-linux-musl aarch64-unknown-linux-musl; do
 done
 need /usr/bin/qemu-aarch64-static qemu-user-static # runs the other architecture
 need /usr/sbin/debootstrap debootstrap             # makes a Debian root to build an image on,
+need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 need /usr/bin/buildah buildah                      # which builds it from the example's own Dockerfile,
 need /usr/bin/skopeo skopeo                        # which pushes the extension's image,
 need /usr/bin/docker-registry docker-registry      # to a registry of this machine's own

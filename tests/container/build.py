@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "terraform" / "examples" / "container-fastapi"
 ADAPTER = ROOT / "target" / "tools" / "bin" / "lambda-adapter"
 TOOLS = ("buildah", "skopeo", "debootstrap", "docker-registry")
+RELEASE = "bookworm"
 PACKAGES = "python3,python3-venv,ca-certificates"
 # This machine's own way to PyPI, where it has one: pip's settings and the certificates that they name.
 OF_THIS_MACHINE = ("/etc/pip.conf", "/etc/ssl/certs")
@@ -81,6 +82,7 @@ def main(archive: str, target: str) -> None:
             "bud", "--quiet", "--isolation=chroot", "--tls-verify=false", f"--build-arg=EXTENSION={extension}", "--tag=app", *volumes, str(EXAMPLE)
         )
         print(f"container: built {EXAMPLE.relative_to(ROOT)}/Dockerfile on {extension} ({time.monotonic() - started:.0f} s)", flush=True)
+    builder("rm", "--all")  # buildah keeps the containers of stages that change nothing.
     builder("rmi", extension)
     image = json.loads(builder("inspect", "--type", "image", "app"))
     mounted = builder("mount", builder("from", "app"))
@@ -89,8 +91,7 @@ def main(archive: str, target: str) -> None:
 
 def lay_out_debian(root: Path) -> None:
     """What the Dockerfile expects of its base: a Python with pip that may install into it."""
-    release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", release["VERSION_CODENAME"], str(root)]
+    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", RELEASE, str(root)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["chroot", str(root), "python3", "-m", "venv", "/usr/local"], check=True)
     # Debian keeps its own packages' archives and lists, which an image has no use for.
