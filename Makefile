@@ -12,7 +12,7 @@ include $(wildcard tests/*/*.mk)
 
 .PHONY: help
 help: ## Show this
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
 
 .PHONY: build
 build: ## Build the release binary for this machine: target/release/langfuse-extension

@@ -6,7 +6,7 @@
 # LAYER_TOOLCHAIN chooses the way; `auto`, the default, takes the first that this machine has:
 #   rustup      musl, with `rustup target add <target>` and cargo-zigbuild: what releases use
 #   debian      musl, with Debian's second Rust, which brings the library's source (no rustup target needed):
-#               apt-get install --no-install-recommends rustc-web cargo-web rust-web-src libstd-rust-web-dev
+#               layer/toolchain.sh installs it
 #   crt-static  glibc, this machine's own architecture only, no extra tool: for development and CI. A static
 #               glibc carries the LGPL's duties, so it is never released.
 set -eu

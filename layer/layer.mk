@@ -12,6 +12,14 @@ layer: ## Build the layer's zip for this machine's architecture, or ARCH=x86_64|
 	if grep -q crt-static target/layer/$(ARCH)/toolchain; then export LAYER_MAX_BYTES=$${LAYER_MAX_BYTES:-2600000}; fi; \
 	  layer/check.sh $(LAYER_ZIP) $(ARCH)
 
+.PHONY: layer-tools
+layer-tools: ## Install what builds and runs the layers of both architectures here (Debian, root)
+	layer/toolchain.sh
+
+.PHONY: layer-run
+layer-run: ## Run the layer's own binary: end to end, under AWS's emulator, by name; another ARCH under qemu
+	layer/run.sh $(ARCH)
+
 .PHONY: image
 image: layer ## Build the image to COPY --from, of every layer in dist/, and run it
 	python3 -B layer/image.py $(IMAGE_TAR) target/layer/image dist/langfuse-extension-layer-*.zip
@@ -30,8 +38,8 @@ layer-publish: ## Publish dist/'s layers to REGIONS="…" with your AWS credenti
 	layer/publish.sh
 
 .PHONY: image-push
-image-push: ## Push dist/'s image to IMAGE=registry/name:tag (needs skopeo)
-	skopeo copy --all oci-archive:$(IMAGE_TAR) docker://$(or $(IMAGE),$(error say IMAGE=registry/name:tag))
+image-push: ## Push dist/'s image to IMAGE=registry/name:tag (needs skopeo; PUSH_OPTIONS are its own)
+	skopeo copy --all $(PUSH_OPTIONS) oci-archive:$(IMAGE_TAR) docker://$(or $(IMAGE),$(error say IMAGE=registry/name:tag))
 
 .PHONY: release-tag-check
 release-tag-check: # The tag that a release is made from must name the version in Cargo.toml.

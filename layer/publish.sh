@@ -11,13 +11,21 @@ if [ "${CONFIRM:-}" != 1 ]; then
   exit 2
 fi
 
+arch_of() { # arch_of ZIP
+  arch=${1#dist/langfuse-extension-layer-}
+  echo "${arch%.zip}"
+}
+
+# All of them before the first is out.
+for zip in dist/langfuse-extension-layer-*.zip; do
+  layer/check.sh "$zip" "$(arch_of "$zip")"
+done
+
 version=$(python3 -B layer/crates.py)
 : >dist/layer-arns.txt
 for region in $REGIONS; do
   for zip in dist/langfuse-extension-layer-*.zip; do
-    arch=${zip#dist/langfuse-extension-layer-}
-    arch=${arch%.zip}
-    layer/check.sh "$zip" "$arch"
+    arch=$(arch_of "$zip")
     arn=$(aws lambda publish-layer-version --region "$region" --layer-name "langfuse-extension-$arch" \
       --description "langfuse-lambda-extension $version" --license-info Apache-2.0 \
       --compatible-architectures "$arch" --zip-file "fileb://$zip" --query LayerVersionArn --output text)

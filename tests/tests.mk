@@ -7,6 +7,10 @@ TEST_RUNNER := $(if $(shell command -v cargo-nextest 2>/dev/null),cargo nextest 
 test: build ## Run all tests, those on the release binary included
 	$(TEST_RUNNER) --workspace --locked
 
+.PHONY: e2e
+e2e: build ## Run the end-to-end tests alone, on the binary that EXTENSION_BINARY names, if it does
+	$(TEST_RUNNER) -p e2e --locked
+
 .PHONY: faults
 faults: build ## Run the fault matrix on the release binary and write docs/faults.md
 	cargo run --locked -p e2e --bin faults -- docs/faults.md

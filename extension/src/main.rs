@@ -71,7 +71,12 @@ fn run(life: impl Future<Output = ExitCode>) -> ExitCode {
         .enable_all()
         .build()
     {
-        Ok(runtime) => runtime.block_on(life),
+        Ok(runtime) => {
+            let code = runtime.block_on(life);
+            // Dropped, it would wait for a resolver that never answers, beyond the deadline of SHUTDOWN.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => {
             eprintln!("langfuse-extension cannot start: {error}");
             ExitCode::FAILURE

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import shutil
 import stat
 import subprocess
@@ -18,7 +17,7 @@ import sys
 import time
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,13 +28,13 @@ from moto.awslambda.models import lambda_backends
 from moto.secretsmanager.responses import SecretsManagerResponse
 from moto.server import ThreadedMotoServer
 from moto.ssm.responses import SimpleSystemManagerResponse
+from run_deployed import ARCH, LAYER
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "terraform" / "examples"
 WORK = ROOT / "target" / "terraform"
-ARCH = {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "x86_64")
-LAYER = ROOT / "dist" / f"langfuse-extension-layer-{ARCH}.zip"
 REGION, ACCOUNT = "eu-west-1", "123456789012"
+KEYS = ("pk-lf-example", "sk-lf-example")
 
 # moto asks its services which resource a call is about before it reads the policies; these two do not say it yet.
 SecretsManagerResponse._determine_resource = lambda call: call._get_param("SecretId")
@@ -153,7 +152,7 @@ def build() -> None:
 
 
 def zip_python(cloud: Cloud) -> None:
-    secret = {"public_key": "pk-lf-example", "secret_key": "sk-lf-example"}
+    secret = dict(zip(("public_key", "secret_key"), KEYS, strict=True))
     arn = cloud.client("secretsmanager").create_secret(Name="langfuse", SecretString=json.dumps(secret))["ARN"]
     other = cloud.client("secretsmanager").create_secret(Name="other", SecretString="no business of ours")["ARN"]
     with Deployment(cloud, "zip-python", architecture=ARCH, layer_zip=str(LAYER), langfuse_secret_arn=arn) as outputs:
@@ -177,18 +176,13 @@ def zip_python(cloud: Cloud) -> None:
             denied("another secret", lambda: role.get_secret_value(SecretId=other))
             denied("writing the secret", lambda: role.put_secret_value(SecretId=arn, SecretString="{}"))
 
-        keys = cloud.keys_of_function(outputs["function_name"])
-        with cloud.checked():
-            folder = WORK / "deployed" / "zip-python"
-            counted = run_deployed.run(folder, cloud.url, REGION, keys, (secret["public_key"], secret["secret_key"]))
-        same("what the deployed function delivered", (counted["observations"], counted["scores"]), (2, 1))
-        print("deploy: zip-python: the deployed function ran, and its trace arrived", flush=True)
+        delivers(cloud, "zip-python", function, run_deployed.invoke, observations=2, scores=1)
 
 
 def container_fastapi(cloud: Cloud) -> None:
     ssm = cloud.client("ssm")
-    ssm.put_parameter(Name="/langfuse/public-key", Value="pk-lf-example", Type="String")
-    ssm.put_parameter(Name="/langfuse/secret-key", Value="sk-lf-example", Type="SecureString")
+    ssm.put_parameter(Name="/langfuse/public-key", Value=KEYS[0], Type="String")
+    ssm.put_parameter(Name="/langfuse/secret-key", Value=KEYS[1], Type="SecureString")
     ssm.put_parameter(Name="/langfuse/secret-key-of-others", Value="no business of ours", Type="SecureString")
     image = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/app:1"
     with Deployment(cloud, "container-fastapi", architecture=ARCH, image_uri=image) as outputs:
@@ -203,14 +197,32 @@ def container_fastapi(cloud: Cloud) -> None:
         lay_out("container-fastapi", function)
 
         with cloud.as_function(outputs["function_name"], "ssm") as role:
-            for name, value in (("/langfuse/public-key", "pk-lf-example"), ("/langfuse/secret-key", "sk-lf-example")):
+            for name, value in zip(("/langfuse/public-key", "/langfuse/secret-key"), KEYS, strict=True):
                 same(name, role.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"], value)
             denied("another parameter", lambda: role.get_parameter(Name="/langfuse/secret-key-of-others", WithDecryption=True))
             denied("writing the parameter", lambda: role.put_parameter(Name="/langfuse/secret-key", Value="x", Overwrite=True))
 
+        delivers(cloud, "container-fastapi", function, run_deployed.stream, observations=3, scores=1)
+
     off = Deployment(cloud, "container-fastapi", architecture=ARCH, image_uri=image, tracing_enabled="false")
     with off as outputs:
         same("kill switch", outputs["environment"]["LANGFUSE_TRACING_ENABLED"], "false")
+
+
+def delivers(cloud: Cloud, example: str, function: dict, ask: Callable, **expected: int) -> None:
+    """The deployed function runs, with its role's rights while moto checks every call, and its trace arrives."""
+    role = cloud.keys_of_function(function["FunctionName"])
+    aws = {
+        "AWS_ENDPOINT_URL": cloud.url,
+        "AWS_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": role["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": role["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": role["SessionToken"],
+    }
+    with cloud.checked():
+        counted = run_deployed.run(WORK / "deployed" / example, aws, KEYS, ask)
+    same(f"what the deployed {example} delivered", {name: counted[name] for name in expected}, expected)
+    print(f"deploy: {example}: the deployed function ran, and its trace arrived", flush=True)
 
 
 def keys_of(environment: dict[str, str]) -> dict[str, str]:

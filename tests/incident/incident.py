@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "rie"))
 import sandbox  # noqa: E402
 from sandbox import ROOT, Emulator, Langfuse, Rie  # noqa: E402
+from web_app import environment, url_event  # noqa: E402
 
 APP = ROOT / "terraform/examples/container-fastapi/app/app.py"
 RUN = ROOT / "tests/apps/fastapi-lwa/run.sh"
@@ -80,7 +81,7 @@ def measure(platform: type[sandbox.Platform], faults: list | None, **settings: s
     langfuse = Langfuse()
     sandbox.lay_out_task(RUN, APP)
     options = {"freeze": "auto", "telemetry": True} if platform is Emulator else {}
-    running = platform(sandbox.BOOTSTRAP, environment(langfuse, faults is not None) | settings, extra=sandbox.ADAPTER, **options)
+    running = platform(sandbox.BOOTSTRAP, environment(langfuse, faults is not None) | local() | settings, extra=sandbox.ADAPTER, **options)
     timeline = Path(running.tmp) / "timeline.json"
     result = Result()
     try:
@@ -109,23 +110,9 @@ def measure(platform: type[sandbox.Platform], faults: list | None, **settings: s
     return result
 
 
-def environment(langfuse: Langfuse, tracing: bool) -> dict[str, str]:
-    """What the Terraform example sets, with the extension's keys given outright and the port that is free here."""
-    return {
-        "APP_PYTHON": os.environ["APP_PYTHON"],
-        "AWS_LWA_PORT": "8000",
-        "AWS_LWA_READINESS_CHECK_PATH": "/healthz",
-        "AWS_LWA_INVOKE_MODE": "response_stream",
-        "LANGFUSE_BASE_URL": "http://localhost:4318",
-        "LANGFUSE_PUBLIC_KEY": langfuse.public_key,
-        "LANGFUSE_SECRET_KEY": "filled-in-by-the-extension",
-        "LANGFUSE_FLUSH_AT": "1",
-        "LANGFUSE_OBSERVE_DECORATOR_IO_CAPTURE_ENABLED": "false",
-        "LANGFUSE_TRACING_ENABLED": str(tracing).lower(),
-        "LANGFUSE_EXTENSION_BASE_URL": langfuse.url,
-        "LANGFUSE_EXTENSION_PUBLIC_KEY": langfuse.public_key,
-        "LANGFUSE_EXTENSION_SECRET_KEY": langfuse.secret_key,
-    }
+def local() -> dict[str, str]:
+    """What this machine's app is started by, on a port that is free here."""
+    return {"APP_PYTHON": os.environ["APP_PYTHON"], "AWS_LWA_PORT": "8000"}
 
 
 def warm_up(running: sandbox.Platform) -> None:
@@ -177,30 +164,6 @@ def ask_rie(running: sandbox.Platform, result: Result) -> None:
 
 def runtimes_done(running: sandbox.Platform) -> list[str]:
     return [line for line in running.lines if "INVOKE RTDONE(status: success" in line]
-
-
-def url_event(method: str, path: str, message: dict | None = None) -> dict:
-    event = {
-        "version": "2.0",
-        "routeKey": "$default",
-        "rawPath": path,
-        "rawQueryString": "",
-        "headers": {"host": "local", "content-type": "application/json"},
-        "requestContext": {
-            "accountId": "anonymous",
-            "apiId": "local",
-            "domainName": "local",
-            "domainPrefix": "local",
-            "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1", "userAgent": "test"},
-            "requestId": "r",
-            "routeKey": "$default",
-            "stage": "$default",
-            "time": "01/Jan/2026:00:00:00 +0000",
-            "timeEpoch": 1767225600000,
-        },
-        "isBase64Encoded": False,
-    }
-    return event if message is None else event | {"body": json.dumps(message)}
 
 
 def counts(langfuse: Langfuse) -> dict[str, int]:

@@ -20,11 +20,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-EXTENSION = TARGET / "release" / "langfuse-extension"
+EXTENSION = ROOT / os.environ.get("EXTENSION_BINARY", TARGET / "release" / "langfuse-extension")
 ADAPTER = TARGET / "tools" / "bin" / "lambda-adapter"
 BOOTSTRAP = Path("/var/task/bootstrap")
 INSIDE = "LANGFUSE_TEST_SANDBOX"
-INVOKE = "http://127.0.0.1:8080/2015-03-31/functions/function/invocations"
+INVOKE_PATH = "/2015-03-31/functions/function/invocations"
 START_LIMIT_SECONDS = 10
 END_LIMIT_SECONDS = 5
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -48,9 +48,14 @@ def prepare() -> None:
     for folder in ("/opt", "/var/task"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         run("mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", folder)
-    hosts = Path("/opt/hosts")
-    hosts.write_text("127.0.0.1 localhost sandbox.localdomain sandbox\n")
-    run("mount", "--bind", str(hosts), "/etc/hosts")
+    replace("/etc/hosts", "127.0.0.1 localhost sandbox.localdomain sandbox\n")
+
+
+def replace(path: str, content: str) -> None:
+    """Shows a file of this machine with other content to everything inside."""
+    other = Path("/opt") / Path(path).name
+    other.write_text(content)
+    run("mount", "--bind", str(other), path)
 
 
 def run(*command: str) -> None:
@@ -106,13 +111,14 @@ class Langfuse:
 
 
 class Platform:
-    """What plays Lambda: invoked over HTTP on port 8080, ended by a signal, its log kept."""
+    """What plays Lambda: invoked over HTTP, ended by a signal, its log kept."""
 
     name = ""
     ends_by = signal.SIGTERM
+    address = "127.0.0.1:8080"
 
     def __init__(self, bootstrap: Path, env: dict[str, str], *, extra: Path | None = None, **options: object) -> None:
-        lay_out_opt(extra)
+        self.lay_out(extra)
         self.tmp = tempfile.mkdtemp(prefix="sandbox-")
         os.chmod(self.tmp, 0o777)  # Under Managed Instances everything runs as another user.
         env = {
@@ -134,13 +140,16 @@ class Platform:
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
 
+    def lay_out(self, extra: Path | None) -> None:
+        lay_out_opt(extra)
+
     def read(self) -> None:
         for line in self.process.stdout:
             self.lines.append(line.rstrip("\n"))
 
     def invoke(self, payload: dict, limit_seconds: float = 60) -> tuple[int, dict]:
         """The status and the answer. The first invocation may have to wait until the platform listens."""
-        request = urllib.request.Request(INVOKE, json.dumps(payload).encode())
+        request = urllib.request.Request(f"http://{self.address}{INVOKE_PATH}", json.dumps(payload).encode())
         limit = time.monotonic() + START_LIMIT_SECONDS
         while True:
             try:
@@ -194,7 +203,7 @@ class Rie(Platform):
         if managed_instances:
             env["AWS_LAMBDA_MAX_CONCURRENCY"] = "4"
         rie = os.environ["AWS_LAMBDA_RIE"]
-        return [rie, "--log-level", "debug", "--runtime-interface-emulator-address", "127.0.0.1:8080", str(bootstrap), "handler"]
+        return [rie, "--log-level", "debug", "--runtime-interface-emulator-address", self.address, str(bootstrap), "handler"]
 
 
 class Emulator(Platform):
@@ -207,7 +216,7 @@ class Emulator(Platform):
         self, bootstrap: Path, env: dict[str, str], managed_instances: bool = False, freeze: str = "off", telemetry: bool = False
     ) -> list[str]:
         command = [str(TARGET / "debug" / "lambda-emulator"), "--opt", "/opt", "--task-root", "/var/task", "--timeout", "30"]
-        command += ["--freeze", freeze, "--listen", "127.0.0.1:8080"]
+        command += ["--freeze", freeze, "--listen", self.address]
         command += ["--timeline", f"{self.tmp}/timeline.json"]
         command += ["--managed-instances"] if managed_instances else [] if telemetry else ["--no-telemetry"]
         for name, value in env.items():

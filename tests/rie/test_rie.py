@@ -13,54 +13,12 @@ from pathlib import Path
 
 import sandbox
 from sandbox import Emulator, Langfuse, Rie
+from scenario import HANDLER_LIMIT_MS, HERE, SHUTDOWN_LIMIT_SECONDS, Scenario
 
-HERE = Path(__file__).resolve().parent
-# What a handler may take that posts a few spans to a local port: far above what it does take, far below any time-out.
-HANDLER_LIMIT_MS = 400
-SHUTDOWN_LIMIT_SECONDS = 2.6  # The platform's 2 s, and what it takes for itself.
 SPAN_LIMIT_SECONDS = 3
 
 
-class Scenarios:
-    """Each runs on both platforms; a platform is what the subclass names."""
-
-    platform: type[sandbox.Platform]
-
-    def setUp(self) -> None:
-        sandbox.lay_out_task(HERE / "function.py")
-        self.langfuse = Langfuse()
-        self.addCleanup(self.langfuse.close)
-
-    def start(self, **options: object) -> sandbox.Platform:
-        env = {
-            "LANGFUSE_EXTENSION_BASE_URL": self.langfuse.url,
-            "LANGFUSE_EXTENSION_PUBLIC_KEY": self.langfuse.public_key,
-            "LANGFUSE_EXTENSION_SECRET_KEY": self.langfuse.secret_key,
-        }
-        platform = self.platform(sandbox.BOOTSTRAP, env, **options)
-        self.addCleanup(platform.close)
-        self.addCleanup(self.show_log, platform)
-        return platform
-
-    def show_log(self, platform: sandbox.Platform) -> None:
-        result = self._outcome.result
-        if any(test is self for test, _ in result.failures + result.errors):
-            print(*platform.lines[-60:], sep="\n")
-
-    def invoke(self, platform: sandbox.Platform, spans: int = 3, late_spans: int = 0) -> dict:
-        status, answer = platform.invoke({"spans": spans, "late_spans": late_spans})
-        self.assertEqual(status, 200, answer)
-        self.assertIn("took_ms", answer)
-        return answer
-
-    def report(self, platform: sandbox.Platform) -> dict:
-        (report,) = platform.of_extension("langfuse-extension report")
-        return report
-
-    def assert_nothing_doubled(self) -> None:
-        ids = [span["span_id"] for span in self.langfuse.spans()]
-        self.assertEqual(len(ids), len(set(ids)))
-
+class Scenarios(Scenario):
     def test_the_extension_is_registered_and_listening_before_the_runtime_starts(self) -> None:
         platform = self.start()
         self.assertTrue(self.invoke(platform)["extension_was_there"])

@@ -60,12 +60,17 @@ static PYTHON: LazyLock<String> = LazyLock::new(|| {
         .to_owned()
 });
 
-/// The binary under test. `make build` makes it.
+/// The binary under test: the one that `EXTENSION_BINARY` names, such as a layer's, or what `make build` makes.
 pub fn binary() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root.join("target"), |dir| root.join(dir));
-    let binary = target.join("release").join(EXTENSION);
+    let binary = std::env::var_os("EXTENSION_BINARY").map_or_else(
+        || {
+            let target = std::env::var_os("CARGO_TARGET_DIR")
+                .map_or_else(|| root.join("target"), |dir| root.join(dir));
+            target.join("release").join(EXTENSION)
+        },
+        |named| root.join(named),
+    );
     binary
         .canonicalize()
         .unwrap_or_else(|error| panic!("{}: {error}; `make build` makes it", binary.display()))
