@@ -7,7 +7,7 @@ IMAGE_TAR = dist/langfuse-extension-image.tar
 .PHONY: layer
 layer: ## Build the layer's zip for this machine's architecture, or ARCH=x86_64|arm64, into dist/
 	layer/build.sh $(ARCH)
-	python3 -B layer/pack.py $(ARCH) target/layer/$(ARCH)/langfuse-extension $(LAYER_ZIP)
+	layer/pack.sh $(ARCH) target/layer/$(ARCH)/langfuse-extension $(LAYER_ZIP)
 	@# glibc linked in statically, which is never released, weighs half a megabyte more than musl.
 	if grep -q crt-static target/layer/$(ARCH)/toolchain; then export LAYER_MAX_BYTES=$${LAYER_MAX_BYTES:-2600000}; fi; \
 	  layer/check.sh $(LAYER_ZIP) $(ARCH)
@@ -27,7 +27,7 @@ image: layer ## Build the image to COPY --from, of every layer in dist/, and run
 
 .PHONY: layer-test
 layer-test: ## Show what the checks of layer and image refuse
-	python3 -B -m unittest discover -s layer -p 'test_*.py'
+	python=$$(tests/venv.sh pack layer/pack.txt) && $$python -B -m unittest discover -s layer -p 'test_*.py'
 
 .PHONY: release
 release: ## Build all artefacts of a release, with checksums and bills of materials, into dist/

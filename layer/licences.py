@@ -29,6 +29,9 @@ def texts_of(package: dict) -> list[str]:
     """The crate's own files; where it ships none, the standard text that its licence names and we carry."""
     folder = Path(package["manifest_path"]).parent
     found = sorted(path for path in folder.iterdir() if path.is_file() and path.name.upper().startswith(TEXT_NAMES))
+    # Where its authors leave the choice, MIT is taken, as the shortest.
+    if {"MIT OR Apache-2.0", "Apache-2.0 OR MIT"} & {package["license"]}:
+        found = [path for path in found if "MIT" in path.name.upper()] or found
     if package.get("license_file"):
         found.append(folder / package["license_file"])
     if found:

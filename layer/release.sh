@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds every artefact of a release into dist/: layers, image, bills of materials, checksums.
 # An architecture that this machine cannot build is left out, said in one line; with LAYER_TOOLCHAIN=rustup, as the
-# release workflow sets it, nothing but the released form is built and a missing target is an error.
+# release workflow sets it, nothing but the released form is built and a missing library source is an error.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -18,7 +18,7 @@ for arch in x86_64 arm64; do
     continue
   fi
   [ "$status" = 0 ] || exit "$status"
-  python3 -B layer/pack.py "$arch" "target/layer/$arch/langfuse-extension" "$zip"
+  layer/pack.sh "$arch" "target/layer/$arch/langfuse-extension" "$zip"
   layer/check.sh "$zip" "$arch"
   python3 -B layer/sbom.py "$arch" "dist/langfuse-extension-$arch.cdx.json"
 done

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Installs what builds and runs the layers of both architectures on a bare Debian: layer/toolchain.sh
 #
-# As root, and only what is missing. Rustup's toolchain is left as it is: where it has the musl targets (`rustup target
-# add`), releases' way is open; elsewhere Debian's second Rust comes in behind it, as layer/build.sh's way `debian` needs it.
+# As root, and only what is missing. Rustup's toolchain is left as it is: where it has the source of its library (`rustup
+# component add rust-src`), releases' way is open; elsewhere Debian's second Rust comes in behind it, as layer/build.sh's
+# way `debian` needs it.
 set -eu
 
 packages=""
@@ -12,10 +13,8 @@ need() { # need FILE PACKAGE…: the packages, unless FILE is there
   [ -e "$file" ] || packages="$packages $*"
 }
 
-library=$(rustc --print sysroot)/lib/rustlib
-for musl in x86_64-unknown-linux-musl aarch64-unknown-linux-musl; do
-  [ -d "$library/$musl" ] || need /usr/lib/rustlib/src/rust/library rustc-web cargo-web rust-web-src libstd-rust-web-dev
-done
+[ -d "$(rustc --print sysroot)/lib/rustlib/src/rust/library" ] ||
+  need /usr/lib/rustlib/src/rust/library rustc-web cargo-web rust-web-src libstd-rust-web-dev
 need /usr/bin/qemu-aarch64-static qemu-user-static # runs the other architecture
 need /usr/sbin/debootstrap debootstrap             # makes a Debian root to build an image on,
 need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
