@@ -347,7 +347,16 @@ impl<P: Payload> Core<P> {
     }
 
     /// How long nothing needs to be done unless something happens. `None`: for as long as nothing happens.
+    ///
+    /// It is reckoned from the latest event, after which nothing was left to do: what has become due since is due at once,
+    /// however long the processor was away in between.
     pub fn wake_in(&self, now: Now) -> Option<Duration> {
+        let wait = self.wake_after_event()?;
+        Some(wait.saturating_sub(now.since(self.last_event_at)))
+    }
+
+    fn wake_after_event(&self) -> Option<Duration> {
+        let now = self.last_event_at;
         let (limit, over) = match self.phase {
             Phase::Starting | Phase::Registered | Phase::Exited => return None,
             Phase::Idle => (None, None),

@@ -1,6 +1,9 @@
 //! When is an invocation over?
 
+use std::time::Duration;
+
 use langfuse_extension_core::end_of_work::OPEN_REQUEST_PATIENCE;
+use langfuse_extension_core::time::Now;
 use langfuse_extension_core::traces::Parent;
 use langfuse_extension_core::{Event, Settings};
 
@@ -41,6 +44,25 @@ fn an_end_told_twice_is_told_once() {
     sandbox.pass_ms(299);
     sandbox.runtime_done("r1");
     assert_eq!(sandbox.held_ms(), Some(1));
+}
+
+#[test]
+fn an_end_that_comes_before_anybody_asks_when_to_wake_is_due_at_once() {
+    let mut sandbox = sandbox();
+    sandbox.invoke("r1");
+    sandbox.runtime_done("r1");
+    let grace = Duration::from_millis(300);
+    let asked_late = |sandbox: &Sandbox, late: Duration| {
+        let now = sandbox.now();
+        sandbox.core.wake_in(Now {
+            mono: now.mono + late,
+            wall: now.wall + late,
+        })
+    };
+    assert_eq!(asked_late(&sandbox, Duration::ZERO), Some(grace));
+    assert_eq!(asked_late(&sandbox, grace / 3), Some(grace - grace / 3));
+    assert_eq!(asked_late(&sandbox, grace), Some(Duration::ZERO));
+    assert_eq!(asked_late(&sandbox, 3 * grace), Some(Duration::ZERO));
 }
 
 #[test]

@@ -297,6 +297,14 @@ impl Checks {
         assert!(core.held_bytes() <= self.settings.buffer_bytes);
         let wake_in = core.wake_in(now);
         assert_ne!(wake_in, Some(Duration::ZERO), "would spin");
+        for late in [1, 10_000].map(Duration::from_millis) {
+            let asked = core.wake_in(Now {
+                mono: now.mono + late,
+                wall: now.wall + late,
+            });
+            let left = wake_in.map(|wait| wait.saturating_sub(late));
+            assert_eq!(asked, left, "would oversleep what became due meanwhile");
+        }
         self.does_not_spin(event_was_timeout, now);
         if let Some((began, longest)) = self.shutdown.filter(|_| !self.ended) {
             let left = longest.saturating_sub(now.since(began));
