@@ -116,7 +116,7 @@ fn measure(results: &mut Results, subjects: &[Subject], only: &str) {
         rows::start::times(results, subjects, 25);
     }
     if wanted("ack") {
-        rows::ack::beside(results, subjects, Beside::Nothing, 3);
+        rows::ack::beside(results, subjects, Beside::Nothing, 9);
         rows::ack::beside(results, subjects, Beside::Exporting, 2);
         rows::ack::beside(results, subjects, Beside::LargeBodies, 2);
         rows::ack::by_body_size(results, subjects);
@@ -151,7 +151,7 @@ fn without_spool(results: &mut Results, subjects: &[Subject]) {
     "no spool".clone_into(&mut ours.name);
     let alone = [ours];
     rows::start::times(results, &alone, 10);
-    rows::ack::beside(results, &alone, Beside::Nothing, 3);
+    rows::ack::beside(results, &alone, Beside::Nothing, 9);
     rows::ack::by_body_size(results, &alone);
     rows::cost::ten_thousand_spans(results, &alone, 3);
 }
