@@ -31,69 +31,60 @@ pub(super) fn first_time(said: &AtomicBool) -> bool {
     !said.swap(true, Ordering::Relaxed)
 }
 
+/// A request with data. It counts as open for as long as this lives.
+struct Received<'a> {
+    _open: OpenRequest<'a>,
+    credential: Credential,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Received<'_> {
+    fn content_type(&self) -> &str {
+        header(&self.headers, CONTENT_TYPE)
+    }
+
+    fn encoding(&self) -> String {
+        content_encoding(&self.headers)
+    }
+}
+
 impl Receiver {
     /// Spans: OTLP, protobuf or JSON.
     pub(super) async fn take_traces(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         if self.settings.accept == Accept::Langfuse && !is_for_langfuse(&request) {
             return self.discard_foreign(request).await;
         }
-        let _open = OpenRequest::new(&self.inputs);
-        let (parts, body) = request.into_parts();
-        let content_type = header(&parts.headers, CONTENT_TYPE).to_owned();
-        let refuse = |refusal: Refusal| {
-            self.refused(&refusal, from_answer(refusal.otlp_answer(&content_type)))
-        };
-        let body = match self.read(body).await {
-            Ok(body) => body,
+        let data = match self.receive(request).await {
+            Ok(data) => data,
             Err(answer) => return answer,
         };
-        let Some(credential) = self.credential(&parts.headers) else {
-            return self.no_keys();
-        };
-        let encoding = content_encoding(&parts.headers);
-        match payload::accept_otlp(&content_type, &encoding, body, &Limits::default()).await {
+        let (kind, encoding) = (data.content_type(), data.encoding());
+        match payload::accept_otlp(kind, &encoding, data.body.clone(), &Limits::default()).await {
             Ok((payload, facts)) => {
                 let door = match payload.kind() {
                     Kind::OtlpJson => Door::TracesJson,
                     _ => Door::TracesProtobuf,
                 };
-                self.keep(
-                    &parts.headers,
-                    door,
-                    credential,
-                    payload,
-                    span_facts(&facts),
-                )
-                .await;
-                from_answer(payload::otlp_success(&content_type))
+                self.keep(&data, door, payload, span_facts(&facts)).await;
+                from_answer(payload::otlp_success(kind))
             }
-            Err(refusal) => refuse(refusal),
+            Err(refusal) => self.refused(&refusal, from_answer(refusal.otlp_answer(kind))),
         }
     }
 
     /// Batches of events: scores of the SDKs before 5, everything of those before 3.
     pub(super) async fn take_ingestion(&self, request: Request<Incoming>) -> Response<AnswerBody> {
-        let _open = OpenRequest::new(&self.inputs);
-        let (parts, body) = request.into_parts();
-        let body = match self.read(body).await {
-            Ok(body) => body,
+        let data = match self.receive(request).await {
+            Ok(data) => data,
             Err(answer) => return answer,
         };
-        let Some(credential) = self.credential(&parts.headers) else {
-            return self.no_keys();
-        };
-        let kind = header(&parts.headers, CONTENT_TYPE);
-        let encoding = content_encoding(&parts.headers);
-        match payload::accept_ingestion(kind, &encoding, body, &Limits::default()).await {
+        let (kind, encoding) = (data.content_type(), data.encoding());
+        match payload::accept_ingestion(kind, &encoding, data.body.clone(), &Limits::default())
+            .await
+        {
             Ok((payload, ids)) => {
-                self.keep(
-                    &parts.headers,
-                    Door::Ingestion,
-                    credential,
-                    payload,
-                    Vec::new(),
-                )
-                .await;
+                self.keep(&data, Door::Ingestion, payload, Vec::new()).await;
                 from_answer(payload::ingestion_success(&ids))
             }
             Err(refusal) => self.refused(&refusal, from_answer(refusal.langfuse_answer())),
@@ -102,27 +93,14 @@ impl Receiver {
 
     /// Scores: an array from Python's SDK 5, one object from REST users.
     pub(super) async fn take_scores(&self, request: Request<Incoming>) -> Response<AnswerBody> {
-        let _open = OpenRequest::new(&self.inputs);
-        let (parts, body) = request.into_parts();
-        let body = match self.read(body).await {
-            Ok(body) => body,
+        let data = match self.receive(request).await {
+            Ok(data) => data,
             Err(answer) => return answer,
         };
-        let Some(credential) = self.credential(&parts.headers) else {
-            return self.no_keys();
-        };
-        let kind = header(&parts.headers, CONTENT_TYPE);
-        let encoding = content_encoding(&parts.headers);
-        match payload::accept_scores(kind, &encoding, body, &Limits::default()).await {
+        let (kind, encoding) = (data.content_type(), data.encoding());
+        match payload::accept_scores(kind, &encoding, data.body.clone(), &Limits::default()).await {
             Ok((payload, answer)) => {
-                self.keep(
-                    &parts.headers,
-                    Door::Scores,
-                    credential,
-                    payload,
-                    Vec::new(),
-                )
-                .await;
+                self.keep(&data, Door::Scores, payload, Vec::new()).await;
                 from_answer(answer)
             }
             Err(refusal) => self.refused(&refusal, from_answer(refusal.langfuse_answer())),
@@ -164,17 +142,27 @@ impl Receiver {
         }
     }
 
-    /// Returns once the data is safe.
-    async fn keep(
+    /// Reads a request that carries data. The error is the answer to one that does not come whole, or has no keys.
+    async fn receive(
         &self,
-        headers: &HeaderMap,
-        door: Door,
-        credential: Credential,
-        payload: Payload,
-        facts: Vec<SpanFact>,
-    ) {
+        request: Request<Incoming>,
+    ) -> Result<Received<'_>, Response<AnswerBody>> {
+        let open = OpenRequest::new(&self.inputs);
+        let (parts, body) = request.into_parts();
+        let body = self.read(body).await?;
+        let credential = self.credential(&parts.headers);
+        Ok(Received {
+            _open: open,
+            credential: credential.ok_or_else(|| self.no_keys())?,
+            headers: parts.headers,
+            body,
+        })
+    }
+
+    /// Returns once the data is safe.
+    async fn keep(&self, data: &Received<'_>, door: Door, payload: Payload, facts: Vec<SpanFact>) {
         if payload.units() > 0 {
-            let route = route::route(headers, door, credential);
+            let route = route::route(&data.headers, door, data.credential.clone());
             self.inputs.accept(route, payload, facts).await;
         }
     }
