@@ -10,8 +10,8 @@
 //! A file of which nothing is wanted any more is written anew from its beginning, in the next generation: what still
 //! stands behind the new records is of another generation, and therefore no record.
 //!
-//! Integers are little-endian. `state` is the only thing ever overwritten in place, so that noting a send needs no room
-//! on a full disk: a count and its complement, and if they do not match (a write torn by a kill) the record counts as
+//! Integers are little-endian. `state` is the only thing of a record ever overwritten in place, so that noting a send needs
+//! no room on a full disk: a count and its complement, and if they do not match (a write torn by a kill) the record counts as
 //! sent once, because that is the careful reading.
 
 use std::io;
