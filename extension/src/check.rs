@@ -8,9 +8,9 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use crate::config::{Config, Environment};
+use crate::credentials::keyring::{RESOLVE_TIMEOUT, aws_client};
 use crate::credentials::{self, Source};
-use crate::keys::{RESOLVE_TIMEOUT, aws_client};
-use crate::upstream::{ReadyKeys, Upstream};
+use crate::exporter::upstream::{ReadyKeys, Upstream};
 
 /// How long Langfuse's answer is waited for.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -126,7 +126,7 @@ const NO_ANSWER: &str = "Langfuse did not answer in time. A function in a VPC ne
                          to reach it, and its security group must let HTTPS out.";
 
 fn explain(error: &reqwest::Error) -> String {
-    let chain = crate::exporter::chain(error).to_ascii_lowercase();
+    let chain = crate::exporter::langfuse::chain(error).to_ascii_lowercase();
     if error.is_timeout() {
         NO_ANSWER.into()
     } else if chain.contains("certificate") || chain.contains("tls") || chain.contains("handshake")

@@ -15,7 +15,7 @@ use langfuse_extension_core::strategy::Strategy;
 use reqwest::Url;
 
 use crate::credentials::{AwsEnvironment, Source};
-use crate::upstream::PLACEHOLDER_PUBLIC_KEY;
+use crate::exporter::upstream::PLACEHOLDER_PUBLIC_KEY;
 
 /// Where settings come from.
 pub trait Environment {

@@ -15,6 +15,7 @@ mod aws;
 mod call;
 mod container;
 mod environment;
+pub mod keyring;
 mod partition;
 mod reason;
 mod refusal;

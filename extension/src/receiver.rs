@@ -30,10 +30,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::agent::{Event, Input, Inputs};
 use crate::config::{Accept, Passthrough};
+use crate::exporter::upstream::Upstream;
+use crate::inputs::{Event, Input, Inputs};
 use crate::payload::Answer;
-use crate::upstream::Upstream;
 
 use data::first_time;
 use prompts::Prompts;

@@ -10,11 +10,11 @@ use langfuse_extension_core::route::Credential;
 
 use crate::config::{Config, Environment};
 use crate::credentials;
-use crate::exporter;
-use crate::keys::{RESOLVE_TIMEOUT, aws_client};
+use crate::credentials::keyring::{RESOLVE_TIMEOUT, aws_client};
+use crate::exporter::langfuse;
+use crate::exporter::upstream::{ReadyKeys, Upstream};
 use crate::payload::{Encoding, Kind, Limits, Payload, merge};
 use crate::spool::{Record, read_segment};
-use crate::upstream::{ReadyKeys, Upstream};
 
 /// What came of a replay. Units are spans, events and scores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,7 +88,7 @@ async fn send(upstream: &Upstream, record: Record) -> Option<Outcome> {
         .ok()?;
     let merged = merge(vec![payload]);
     Some(
-        exporter::send(
+        langfuse::send(
             upstream,
             &record.route,
             merged.body,

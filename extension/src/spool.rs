@@ -14,6 +14,7 @@
 //! Records hold `Authorization` headers: files have mode 0600, the directory 0700.
 
 mod directory;
+pub mod disk;
 mod format;
 mod recovery;
 mod route;

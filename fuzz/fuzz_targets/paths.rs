@@ -2,7 +2,7 @@
 
 use http::{Method, Uri};
 use langfuse_extension::receiver::allowed::{is_sdk_call, raw_target};
-use langfuse_extension::upstream::Upstream;
+use langfuse_extension::exporter::upstream::Upstream;
 use libfuzzer_sys::fuzz_target;
 
 thread_local! {

@@ -1,6 +1,6 @@
 #![no_main]
 
-use langfuse_extension::telemetry::{Record, read_delivery};
+use langfuse_extension::host::lambda::telemetry::{Record, read_delivery};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 

@@ -20,9 +20,9 @@ use super::prompts::{self, Found, Key, Prompt, Prompts};
 use super::relay::{self, CutOff, Progress, Relayed};
 use super::route::HOP_BY_HOP;
 use super::{AnswerBody, Receiver, complete};
-use crate::agent::{Event, Input};
 use crate::config::Passthrough;
-use crate::upstream::ReadyKeys;
+use crate::exporter::upstream::ReadyKeys;
+use crate::inputs::{Event, Input};
 
 /// A request as it goes to Langfuse.
 struct Question {

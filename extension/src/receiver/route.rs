@@ -9,7 +9,7 @@ use http::header::{
 };
 use langfuse_extension_core::route::{Credential, Door, Route};
 
-use crate::upstream::{PUBLIC_KEY_HEADER, Upstream};
+use crate::exporter::upstream::{PUBLIC_KEY_HEADER, Upstream};
 
 /// Headers that concern one connection only, and never travel on. RFC 9110, section 7.6.1.
 pub(super) const HOP_BY_HOP: [HeaderName; 8] = [

@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 use lambda_emulator::fake_langfuse::{Config, FakeLangfuse, Project};
-use langfuse_extension::agent::{Agent, Event, Input, Inputs};
+use langfuse_extension::agent::Agent;
 use langfuse_extension::config::{Accept, Passthrough};
-use langfuse_extension::exporter::Exporter;
-use langfuse_extension::platform::PlatformEvent;
+use langfuse_extension::exporter::langfuse::Exporter;
+use langfuse_extension::exporter::upstream::{ReadyKeys, Upstream};
+use langfuse_extension::inputs::PlatformEvent;
+use langfuse_extension::inputs::{Event, Input, Inputs};
 use langfuse_extension::receiver::{Limits, Receiver, Settings};
-use langfuse_extension::upstream::{ReadyKeys, Upstream};
 use langfuse_extension_core::Settings as CoreSettings;
 use langfuse_extension_core::strategy::Strategy;
 use reqwest::{Client, Method, RequestBuilder};

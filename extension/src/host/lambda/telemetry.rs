@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 
-use crate::agent::Inputs;
+use crate::inputs::Inputs;
 
 /// The longest delivery that is read: Lambda's may reach twice the 262,144 bytes subscribed for.
 pub const DELIVERY_LIMIT_BYTES: usize = 1 << 20;

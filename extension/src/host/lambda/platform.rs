@@ -15,6 +15,8 @@ use lambda_extension::NextEvent;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
+use crate::inputs::PlatformEvent;
+
 /// Attempts to register before giving up on answers that may pass: no answer, or 5xx.
 pub const REGISTER_ATTEMPTS: u32 = 4;
 
@@ -60,25 +62,6 @@ impl PlatformError {
             Self::Malformed(_) => false,
         }
     }
-}
-
-/// What `next` brought.
-#[derive(Debug, PartialEq, Eq)]
-pub enum PlatformEvent {
-    /// An invocation.
-    Invoke {
-        /// Lambda's id of it.
-        request_id: String,
-        /// Its deadline, in milliseconds since the Unix epoch.
-        deadline_epoch_ms: u64,
-    },
-    /// The end of the sandbox.
-    Shutdown {
-        /// SPINDOWN, TIMEOUT or FAILURE, in any spelling.
-        reason: String,
-        /// When the process is killed, in milliseconds since the Unix epoch.
-        deadline_epoch_ms: u64,
-    },
 }
 
 /// The registered extension.

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use langfuse_extension_core::buffer::{Item, ItemId};
 use langfuse_extension_core::route::Route;
 
-use crate::agent::Event;
 use crate::config::Config;
+use crate::inputs::Event;
 use crate::payload::{Encoding, Kind, Limits, Payload};
 use crate::spool::{Record, RecoveredKey, Spool, SpoolError};
 

@@ -1,0 +1,3 @@
+//! Who starts, freezes and ends this process.
+
+pub mod lambda;
