@@ -33,7 +33,7 @@ const USAGE: &str = "usage: langfuse-extension [check | replay FILE… | --versi
 Without arguments it is started by AWS Lambda, from /opt/extensions.
   check          say whether data would arrive with these settings, and what to change if not
   replay FILE…   send what spool files still hold
-The settings are environment variables; see the README.";
+The settings are environment variables; see docs/settings.md.";
 
 async fn check() -> ExitCode {
     logging::start(tracing::Level::ERROR);

@@ -44,7 +44,7 @@ use traces::SpanFact;
 pub use buffer::MAX_ROUTES;
 pub use lifecycle::Core;
 
-/// What the core is configured with. The defaults are those of the README's table of settings.
+/// What the core is configured with. The defaults are those of docs/settings.md.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Whether anything is shipped at all; if not, everything is acknowledged and given up.
