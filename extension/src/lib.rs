@@ -10,6 +10,7 @@ pub mod exporter;
 pub mod host;
 pub mod inputs;
 pub mod logging;
+pub mod memory;
 pub mod payload;
 pub mod receiver;
 pub mod replay;

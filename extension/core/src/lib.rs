@@ -26,6 +26,7 @@ pub mod delivery;
 pub mod end_of_work;
 pub mod ledger;
 pub mod lifecycle;
+pub mod memory;
 pub mod pipeline;
 pub mod route;
 pub mod strategy;
