@@ -13,34 +13,26 @@ pub const LIMITS: Limits = Limits {
     facts_spans: 4,
 };
 
-/// Runs a future that only ever gives way.
-pub fn run<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("a runtime")
-        .block_on(work)
-}
-
 /// Accepts a body as the receiver would.
 pub fn accept(kind: Kind, encoding: &str, body: &[u8]) -> Result<Payload, Refusal> {
     let body = Bytes::copy_from_slice(body);
     match kind {
-        Kind::OtlpProtobuf => run(accept_otlp(
+        Kind::OtlpProtobuf => accept_otlp(
             "application/x-protobuf",
             encoding,
             body,
             &LIMITS,
-        ))
+        )
         .map(|it| it.0),
         Kind::OtlpJson => {
-            run(accept_otlp("application/json", encoding, body, &LIMITS)).map(|it| it.0)
+            accept_otlp("application/json", encoding, body, &LIMITS).map(|it| it.0)
         }
-        _ => run(accept_ingestion(
+        _ => accept_ingestion(
             "application/json",
             encoding,
             body,
             &LIMITS,
-        ))
+        )
         .map(|it| it.0),
     }
 }

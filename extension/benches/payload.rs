@@ -33,7 +33,7 @@ fn main() {
     let limits = Limits::default();
     let bytes = protobuf.len();
     let otlp = |content_type, encoding, body: &Bytes| {
-        let accepted = run(accept_otlp(content_type, encoding, body.clone(), &limits));
+        let accepted = accept_otlp(content_type, encoding, body.clone(), &limits);
         accepted.unwrap().0
     };
     measure("validate protobuf", bytes, || otlp(PROTOBUF, "", &protobuf));
@@ -43,7 +43,7 @@ fn main() {
     });
     measure("validate JSON", json.len(), || otlp(JSON, "", &json));
     measure("validate a batch of 100 events", batch.len(), || {
-        run(accept_ingestion(JSON, "", batch.clone(), &limits))
+        accept_ingestion(JSON, "", batch.clone(), &limits)
     });
     let payload = otlp(PROTOBUF, "", &protobuf);
     measure("compress to send", bytes, || merge(vec![payload.clone()]));
@@ -124,13 +124,6 @@ fn gzip(body: &[u8]) -> Bytes {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(body).unwrap();
     encoder.finish().unwrap().into()
-}
-
-fn run<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap()
-        .block_on(work)
 }
 
 /// Prints the best of several rounds: the machine is shared.

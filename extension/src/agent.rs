@@ -81,7 +81,7 @@ impl Agent {
             let ended = match self.inputs.try_recv() {
                 Ok(input) => self.take(input),
                 // Langfuse's own data goes before what is left to recover, and that before idleness.
-                Err(TryRecvError::Empty) if self.recovering => self.recover_one().await,
+                Err(TryRecvError::Empty) if self.recovering => self.recover_one(),
                 Err(TryRecvError::Empty) => match self.wait().await {
                     Some(input) => self.take(input),
                     None => self.step(Event::Timeout),
@@ -105,16 +105,12 @@ impl Agent {
     }
 
     /// Takes over one thing that an earlier process left, while there is ample room for it.
-    async fn recover_one(&mut self) -> bool {
+    fn recover_one(&mut self) -> bool {
         let Some(disk) = &mut self.disk else {
             return false;
         };
         let roomy = self.core.held_bytes() < self.buffer_bytes / 2;
-        let recovered = if roomy {
-            disk.next_recovered().await
-        } else {
-            None
-        };
+        let recovered = if roomy { disk.next_recovered() } else { None };
         self.recovering = recovered.is_some();
         let ended = recovered.is_some_and(|event| self.step(event));
         if let Some(disk) = &mut self.disk {

@@ -5,8 +5,7 @@
 //! (`web/src/pages/api/public/otel/v1/traces/index.ts`, `…/ingestion.ts` and `…/scores/index.ts` of
 //! <https://github.com/langfuse/langfuse>), because there one bad span refuses the whole request it travels in.
 //!
-//! Accepting a body is `async` and gives way to other tasks after every [`STEP_BYTES`]; [`merge()`] and [`Payload::split`]
-//! do not, because nobody waits for them ([`crate::aside`]).
+//! All of it is plain functions: whoever calls them chooses the thread, and what to do with [`IN_PLACE_BYTES`].
 
 mod answer;
 mod encoding;
@@ -17,7 +16,6 @@ mod merge;
 mod otlp;
 mod otlp_json;
 mod otlp_proto;
-mod pace;
 mod proto;
 mod refusal;
 mod scores;
@@ -28,7 +26,9 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-pub use answer::{Answer, ingestion_success, otlp_success, score_success, scores_success};
+use crate::memory::Reservation;
+
+pub use answer::{Answer, otlp_success};
 pub use encoding::Encoding;
 pub use facts::{Facts, SpanFacts};
 pub use ingestion::accept_ingestion;
@@ -37,8 +37,8 @@ pub use otlp::accept_otlp;
 pub use refusal::Refusal;
 pub use scores::accept_scores;
 
-/// Work done on one body before other tasks get their turn.
-pub const STEP_BYTES: usize = 64 * 1024;
+/// What is validated without leaving the thread that serves everybody: a few tens of microseconds of work.
+pub const IN_PLACE_BYTES: usize = 64 * 1024;
 /// The most a compressed protobuf body may inflate to. OpenTelemetry's Python SDK caps its own requests here.
 pub const INFLATED_LIMIT_BYTES: usize = 64 * 1024 * 1024;
 /// The most a compressed JSON body may inflate to. It is lower because JSON is kept inflated.
@@ -77,6 +77,13 @@ impl Kind {
     }
 }
 
+/// Whether a body of this `Content-Encoding` may turn out to be no more work than [`IN_PLACE_BYTES`] are. It is tried with
+/// that limit on what inflates.
+pub fn may_fit_in_place(content_encoding: &str, body: &[u8]) -> bool {
+    let compressed = !content_encoding.is_empty();
+    body.len() <= IN_PLACE_BYTES && !(compressed && encoding::expected(body) > IN_PLACE_BYTES)
+}
+
 impl TryFrom<u8> for Kind {
     type Error = u8;
 
@@ -96,21 +103,32 @@ impl TryFrom<u8> for Kind {
 
 /// Limits on what one request may make us hold.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct Limits<'a> {
     /// The most a compressed protobuf body may inflate to, in bytes.
     pub inflated_bytes: usize,
     /// The most a compressed JSON body may inflate to, in bytes.
     pub json_inflated_bytes: usize,
     /// Spans whose ids are kept as [`Facts`].
     pub facts_spans: usize,
+    /// Charged with what inflates and with long answers. None: there is memory for all of it.
+    pub memory: Option<&'a Reservation>,
 }
 
-impl Default for Limits {
+impl Limits<'_> {
+    /// Takes `bytes` of memory.
+    fn charge(&self, bytes: usize) -> Result<(), Refusal> {
+        let there = self.memory.is_none_or(|memory| memory.grow(bytes));
+        there.then_some(()).ok_or(Refusal::NoRoom)
+    }
+}
+
+impl Default for Limits<'_> {
     fn default() -> Self {
         Self {
             inflated_bytes: INFLATED_LIMIT_BYTES,
             json_inflated_bytes: JSON_INFLATED_LIMIT_BYTES,
             facts_spans: FACTS_LIMIT_SPANS,
+            memory: None,
         }
     }
 }
@@ -130,27 +148,23 @@ pub struct Payload {
 impl Payload {
     /// Takes a body back that was accepted before, for example from disk. It is validated again, so that a torn file
     /// cannot poison a batch.
-    pub async fn restore(
+    pub fn restore(
         kind: Kind,
         encoding: Encoding,
         body: Bytes,
-        limits: &Limits,
+        limits: &Limits<'_>,
     ) -> Result<Self, Refusal> {
         const JSON: &str = "application/json";
         let coding = encoding.header();
         match kind {
-            Kind::OtlpProtobuf => accept_otlp("application/x-protobuf", coding, body, limits)
-                .await
-                .map(|(it, _)| it),
-            Kind::OtlpJson => accept_otlp(JSON, coding, body, limits)
-                .await
-                .map(|(it, _)| it),
-            Kind::Ingestion => accept_ingestion(JSON, coding, body, limits)
-                .await
-                .map(|(it, _)| it),
-            Kind::Scores | Kind::Score => accept_scores(JSON, coding, body, limits)
-                .await
-                .map(|(it, _)| it),
+            Kind::OtlpProtobuf => {
+                accept_otlp("application/x-protobuf", coding, body, limits).map(|(it, _)| it)
+            }
+            Kind::OtlpJson => accept_otlp(JSON, coding, body, limits).map(|(it, _)| it),
+            Kind::Ingestion => accept_ingestion(JSON, coding, body, limits).map(|(it, _)| it),
+            Kind::Scores | Kind::Score => {
+                accept_scores(JSON, coding, body, limits).map(|(it, _)| it)
+            }
         }
     }
 
@@ -187,6 +201,6 @@ impl Payload {
     /// Cuts the body in two, near the middle of its bytes, between two spans, events or scores. `None`: a single unit
     /// cannot be cut.
     pub fn split(&self) -> Option<[Self; 2]> {
-        pace::to_the_end(split::split(self))
+        split::split(self)
     }
 }

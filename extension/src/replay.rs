@@ -83,9 +83,7 @@ async fn send(upstream: &Upstream, record: Record) -> Option<Outcome> {
         );
         return None;
     }
-    let payload = Payload::restore(kind, encoding, record.body, &Limits::default())
-        .await
-        .ok()?;
+    let payload = Payload::restore(kind, encoding, record.body, &Limits::default()).ok()?;
     let merged = merge(vec![payload]);
     Some(
         langfuse::send(

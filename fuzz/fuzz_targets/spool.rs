@@ -2,7 +2,7 @@
 
 use langfuse_extension::payload::{Encoding, Kind, Payload};
 use langfuse_extension::spool::read_segment;
-use langfuse_lambda_extension_fuzz::{LIMITS, run};
+use langfuse_lambda_extension_fuzz::{LIMITS};
 use libfuzzer_sys::fuzz_target;
 
 // A file as a crash, a full disk or somebody else left it.
@@ -14,7 +14,7 @@ fuzz_target!(|file: &[u8]| {
             Encoding::try_from(record.encoding),
         );
         if let (Ok(kind), Ok(encoding)) = kinds {
-            let _ = run(Payload::restore(kind, encoding, record.body, &LIMITS));
+            let _ = Payload::restore(kind, encoding, record.body, &LIMITS);
         }
     }
 });

@@ -418,7 +418,7 @@ mod tests {
         let (inputs, mut events) = Inputs::channel();
         let mut exporter = Exporter::new(Upstream::open(None, None), inputs);
         let limits = Limits::default();
-        let accepted = accept_otlp("application/x-protobuf", "", body(4 << 20), &limits).await;
+        let accepted = accept_otlp("application/x-protobuf", "", body(4 << 20), &limits);
         let item = Item {
             id: ItemId(0),
             payload: accepted.unwrap().0,

@@ -36,34 +36,43 @@ pub fn otlp_success(content_type: &str) -> Answer {
     }
 }
 
-/// The 207 of `/api/public/ingestion` with every event among the successes. Python SDKs up to 4 send everything again
-/// after any other status, and after any entry among the errors.
-pub fn ingestion_success(ids: &[String]) -> Answer {
-    #[derive(Serialize)]
-    struct Success<'a> {
-        id: &'a str,
-        status: u16,
+/// The 207 of `/api/public/ingestion` with every event among the successes, written event by event while they are read.
+/// Python SDKs up to 4 send everything again after any other status, and after any entry among the errors.
+pub(super) struct IngestionSuccess(Vec<u8>);
+
+impl IngestionSuccess {
+    pub(super) fn new() -> Self {
+        Self(br#"{"successes":["#.to_vec())
     }
-    #[derive(Serialize)]
-    struct Outcome<'a> {
-        successes: Vec<Success<'a>>,
-        errors: [(); 0],
+
+    /// Adds an event, and says how many bytes that took.
+    pub(super) fn add(&mut self, id: &str) -> usize {
+        #[derive(Serialize)]
+        struct Success<'a> {
+            id: &'a str,
+            status: u16,
+        }
+        let before = self.0.len();
+        if self.0.last() != Some(&b'[') {
+            self.0.push(b',');
+        }
+        // Writing to memory cannot fail.
+        let _ = serde_json::to_writer(&mut self.0, &Success { id, status: 201 });
+        self.0.len() - before
     }
-    let outcome = Outcome {
-        successes: ids.iter().map(|id| Success { id, status: 201 }).collect(),
-        errors: [],
-    };
-    let body = serde_json::to_vec(&outcome)
-        .unwrap_or_else(|_| br#"{"successes":[],"errors":[]}"#.to_vec());
-    Answer {
-        status: 207,
-        content_type: JSON,
-        body: body.into(),
+
+    pub(super) fn finish(mut self) -> Answer {
+        self.0.extend_from_slice(br#"],"errors":[]}"#);
+        Answer {
+            status: 207,
+            content_type: JSON,
+            body: self.0.into(),
+        }
     }
 }
 
 /// The answer of `/api/public/scores` to one score: its id.
-pub fn score_success(id: &str) -> Answer {
+pub(super) fn score_success(id: &str) -> Answer {
     #[derive(Serialize)]
     struct Created<'a> {
         id: &'a str,
@@ -77,7 +86,7 @@ pub fn score_success(id: &str) -> Answer {
 }
 
 /// The answer of `/api/public/scores` to an array of scores.
-pub fn scores_success() -> Answer {
+pub(super) fn scores_success() -> Answer {
     Answer {
         status: 202,
         content_type: JSON,

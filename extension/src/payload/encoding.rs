@@ -2,12 +2,12 @@
 
 use std::io::Read;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use flate2::bufread::GzDecoder;
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-use super::pace::Pace;
-use super::{Refusal, STEP_BYTES};
+use super::{Limits, Refusal};
+use crate::memory::Growing;
 
 /// How a body is compressed while we hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,11 +78,41 @@ pub(super) trait Sink {
     fn take(&mut self, chunk: &[u8]) -> Result<(), Refusal>;
 }
 
-impl Sink for BytesMut {
+/// Keeps them, within what memory there is.
+pub(super) struct Kept<'a> {
+    bytes: Growing,
+    limits: &'a Limits<'a>,
+}
+
+impl Sink for Kept<'_> {
     fn take(&mut self, chunk: &[u8]) -> Result<(), Refusal> {
-        self.extend_from_slice(chunk);
+        self.limits.charge(chunk.len())?;
+        self.bytes.append(chunk);
         Ok(())
     }
+}
+
+/// The whole of a compressed body. Memory is taken for it as it grows.
+pub(super) fn inflated(
+    declared: Declared,
+    body: &Bytes,
+    limit_bytes: usize,
+    limits: &Limits<'_>,
+) -> Result<Bytes, Refusal> {
+    let mut kept = Kept {
+        bytes: Growing::new(expected(body).min(limit_bytes), limit_bytes),
+        limits,
+    };
+    inflate(declared, body, limit_bytes, &mut kept)?;
+    Ok(kept.bytes.finish())
+}
+
+/// What a gzip member says that it inflates to, in its last four bytes. It may be wrong, or be another member's.
+pub(super) fn expected(body: &[u8]) -> usize {
+    let size = body
+        .last_chunk()
+        .map_or(0, |size| u32::from_le_bytes(*size));
+    usize::try_from(size).unwrap_or(0)
 }
 
 /// What inflating found.
@@ -94,37 +124,24 @@ pub(super) struct Inflated {
     pub(super) bytes: usize,
 }
 
-/// Inflates `body` into `sink`. Never holds more than a step of inflated bytes.
-pub(super) async fn inflate(
+/// Inflates `body` into `sink`. Holds no more than a window of inflated bytes itself.
+pub(super) fn inflate(
     declared: Declared,
     body: &Bytes,
     limit_bytes: usize,
     sink: &mut impl Sink,
 ) -> Result<Inflated, Refusal> {
     match declared {
-        Declared::Identity => feed(body, sink).await,
-        Declared::Gzip => gunzip(body, limit_bytes, sink).await,
-        Declared::Deflate => undeflate(body, limit_bytes, sink).await,
+        Declared::Identity => sink.take(body).map(|()| Inflated {
+            gzip: body.clone(),
+            bytes: body.len(),
+        }),
+        Declared::Gzip => gunzip(body, limit_bytes, sink),
+        Declared::Deflate => undeflate(body, limit_bytes, sink),
     }
 }
 
-async fn feed(body: &Bytes, sink: &mut impl Sink) -> Result<Inflated, Refusal> {
-    let mut pace = Pace::default();
-    for chunk in body.chunks(STEP_BYTES) {
-        sink.take(chunk)?;
-        pace.worked(chunk.len()).await;
-    }
-    Ok(Inflated {
-        gzip: body.clone(),
-        bytes: body.len(),
-    })
-}
-
-async fn gunzip(
-    body: &Bytes,
-    limit_bytes: usize,
-    sink: &mut impl Sink,
-) -> Result<Inflated, Refusal> {
+fn gunzip(body: &Bytes, limit_bytes: usize, sink: &mut impl Sink) -> Result<Inflated, Refusal> {
     let mut output = Output::new(limit_bytes, sink);
     let mut rest = &body[..];
     loop {
@@ -136,14 +153,12 @@ async fn gunzip(
             if read == 0 {
                 break;
             }
-            output.deliver(read).await?;
+            output.deliver(read)?;
         }
         rest = member.into_inner();
         if rest.first().is_none_or(|byte| *byte == 0) {
             break;
         }
-        // A member may be empty, and a body may hold very many of those.
-        output.pace.worked(64).await;
     }
     Ok(Inflated {
         gzip: body.slice(..body.len() - rest.len()),
@@ -152,11 +167,7 @@ async fn gunzip(
 }
 
 /// HTTP's `deflate` is zlib, but some clients send the bare stream. Either becomes gzip by exchanging the frame.
-async fn undeflate(
-    body: &Bytes,
-    limit_bytes: usize,
-    sink: &mut impl Sink,
-) -> Result<Inflated, Refusal> {
+fn undeflate(body: &Bytes, limit_bytes: usize, sink: &mut impl Sink) -> Result<Inflated, Refusal> {
     const ZLIB_HEADER_BYTES: usize = 2;
     const ZLIB_TRAILER_BYTES: usize = 4;
     let zlib = matches!(body[..], [cmf, flg, ..] if cmf & 0x0f == 8 && (u16::from(cmf) << 8 | u16::from(flg)) % 31 == 0);
@@ -171,7 +182,7 @@ async fn undeflate(
             .map_err(|_| Refusal::Compression("deflate"))?;
         let made = usize::try_from(stream.total_out() - before_out).unwrap_or(0);
         crc.update(&output.window[..made]);
-        output.deliver(made).await?;
+        output.deliver(made)?;
         if status == Status::StreamEnd {
             break usize::try_from(stream.total_in()).unwrap_or(body.len());
         }
@@ -207,22 +218,20 @@ struct Output<'a, S> {
     bytes: usize,
     limit_bytes: usize,
     sink: &'a mut S,
-    pace: Pace,
 }
 
 impl<'a, S: Sink> Output<'a, S> {
     fn new(limit_bytes: usize, sink: &'a mut S) -> Self {
-        const WINDOW_BYTES: usize = STEP_BYTES / 2;
+        const WINDOW_BYTES: usize = 32 * 1024;
         Self {
             window: vec![0; WINDOW_BYTES],
             bytes: 0,
             limit_bytes,
             sink,
-            pace: Pace::default(),
         }
     }
 
-    async fn deliver(&mut self, read: usize) -> Result<(), Refusal> {
+    fn deliver(&mut self, read: usize) -> Result<(), Refusal> {
         self.bytes += read;
         if self.bytes > self.limit_bytes {
             return Err(Refusal::TooLarge {
@@ -230,8 +239,6 @@ impl<'a, S: Sink> Output<'a, S> {
                 limit_bytes: self.limit_bytes,
             });
         }
-        self.sink.take(&self.window[..read])?;
-        self.pace.worked(read).await;
-        Ok(())
+        self.sink.take(&self.window[..read])
     }
 }

@@ -3,10 +3,12 @@
 //! Langfuse refuses the whole request only if it is no object with a list named `batch`
 //! (`web/src/pages/api/public/ingestion.ts`); an event it cannot read is reported alone and harms no other.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::answer::{Answer, IngestionSuccess};
 use super::encoding::declared;
 use super::json::{Json, Shape};
 use super::otlp::inflated_json;
@@ -19,38 +21,38 @@ const UNKNOWN_ID: &str = "unknown";
 /// The byte order mark, which Langfuse's body parser removes here.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// Validates a batch and returns the ids of its events, in their order, for [`super::ingestion_success`].
-pub async fn accept_ingestion(
+/// Validates a batch and returns the answer to it, which names every event.
+pub fn accept_ingestion(
     content_type: &str,
     content_encoding: &str,
     body: Bytes,
-    limits: &Limits,
-) -> Result<(Payload, Vec<String>), Refusal> {
-    let body = json_body(content_type, content_encoding, body, limits).await?;
+    limits: &Limits<'_>,
+) -> Result<(Payload, Answer), Refusal> {
+    let body = json_body(content_type, content_encoding, body, limits)?;
     let mut json = Json::new(&body);
-    let Some(batch) = read_batch(&mut json).await? else {
+    let Some(batch) = read_batch(&mut json, limits)? else {
         return Err(Refusal::Shape(
             "an ingestion request must be an object with an array named batch",
         ));
     };
-    json.end().await?;
+    json.end()?;
     let payload = Payload {
         kind: Kind::Ingestion,
         encoding: Encoding::Identity,
         inflated_bytes: body.len(),
-        units: u32::try_from(batch.ids.len()).unwrap_or(u32::MAX),
+        units: batch.events,
         elements: batch.elements,
         body,
     };
-    Ok((payload, batch.ids))
+    Ok((payload, batch.answer.finish()))
 }
 
 /// The JSON text of a request whose body Next.js parses: the content type has to say so exactly.
-pub(super) async fn json_body(
+pub(super) fn json_body(
     content_type: &str,
     content_encoding: &str,
     body: Bytes,
-    limits: &Limits,
+    limits: &Limits<'_>,
 ) -> Result<Bytes, Refusal> {
     let media_type = content_type
         .split(';')
@@ -67,7 +69,7 @@ pub(super) async fn json_body(
             "this endpoint takes application/json",
         ));
     }
-    let text = inflated_json(declared(content_encoding)?, body, limits).await?;
+    let text = inflated_json(declared(content_encoding)?, body, limits)?;
     Ok(if text.starts_with(BOM) {
         text.slice(BOM.len()..)
     } else {
@@ -76,42 +78,44 @@ pub(super) async fn json_body(
 }
 
 struct Batch {
-    ids: Vec<String>,
+    events: u32,
+    answer: IngestionSuccess,
     elements: Range<usize>,
 }
 
-async fn read_batch(json: &mut Json<'_>) -> Result<Option<Batch>, Refusal> {
-    if json.shape().await? != Shape::Object {
-        json.skip().await?;
+fn read_batch(json: &mut Json<'_>, limits: &Limits<'_>) -> Result<Option<Batch>, Refusal> {
+    if json.shape()? != Shape::Object {
+        json.skip()?;
         return Ok(None);
     }
     let (mut batch, mut first) = (None, true);
-    while let Some(key) = json.next_key(&mut first).await? {
+    while let Some(key) = json.next_key(&mut first)? {
         if json.text(&key).as_deref() != Some("batch") {
-            json.skip().await?;
-        } else if json.shape().await? == Shape::Array {
-            batch = Some(read_events(json).await?);
+            json.skip()?;
+        } else if json.shape()? == Shape::Array {
+            batch = Some(read_events(json, limits)?);
         } else {
-            json.skip().await?;
+            json.skip()?;
             batch = None;
         }
     }
     Ok(batch)
 }
 
-async fn read_events(json: &mut Json<'_>) -> Result<Batch, Refusal> {
+fn read_events(json: &mut Json<'_>, limits: &Limits<'_>) -> Result<Batch, Refusal> {
     const ENVELOPE_BYTES: usize = r#"{"batch":[]}"#.len();
     const EVENT_LIMIT_BYTES: usize = INGESTION_REQUEST_LIMIT_BYTES - ENVELOPE_BYTES;
     let elements = json.at() + 1;
-    let (mut ids, mut first) = (Vec::new(), true);
-    while json.next_element(&mut first).await? {
-        if ids.len() >= EVENTS_LIMIT as usize {
+    let (mut events, mut answer, mut first) = (0, IngestionSuccess::new(), true);
+    while json.next_element(&mut first)? {
+        if events >= EVENTS_LIMIT {
             return Err(Refusal::TooMany {
                 limit: EVENTS_LIMIT,
             });
         }
         let start = json.at();
-        ids.push(read_event_id(json).await?);
+        limits.charge(answer.add(&read_event_id(json)?))?;
+        events += 1;
         if json.at() - start > EVENT_LIMIT_BYTES {
             return Err(Refusal::TooLarge {
                 what: "an event",
@@ -120,25 +124,26 @@ async fn read_events(json: &mut Json<'_>) -> Result<Batch, Refusal> {
         }
     }
     Ok(Batch {
-        ids,
+        events,
+        answer,
         elements: elements..json.at() - 1,
     })
 }
 
-async fn read_event_id(json: &mut Json<'_>) -> Result<String, Refusal> {
+fn read_event_id<'a>(json: &mut Json<'a>) -> Result<Cow<'a, str>, Refusal> {
     let mut id = None;
-    if json.shape().await? != Shape::Object {
-        json.skip().await?;
-        return Ok(UNKNOWN_ID.to_owned());
+    if json.shape()? != Shape::Object {
+        json.skip()?;
+        return Ok(UNKNOWN_ID.into());
     }
     let mut first = true;
-    while let Some(key) = json.next_key(&mut first).await? {
-        if json.text(&key).as_deref() == Some("id") && json.shape().await? == Shape::Text {
-            let text = json.string().await?;
-            id = json.text(&text).map(std::borrow::Cow::into_owned);
+    while let Some(key) = json.next_key(&mut first)? {
+        if json.text(&key).as_deref() == Some("id") && json.shape()? == Shape::Text {
+            let text = json.string()?;
+            id = json.text(&text);
         } else {
-            json.skip().await?;
+            json.skip()?;
         }
     }
-    Ok(id.unwrap_or_else(|| UNKNOWN_ID.to_owned()))
+    Ok(id.unwrap_or(UNKNOWN_ID.into()))
 }

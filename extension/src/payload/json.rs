@@ -1,13 +1,12 @@
-//! A JSON reader that walks a body in place, gives way between steps, and builds nothing.
+//! A JSON reader that walks a body in place and builds nothing.
 //!
-//! It accepts what `JSON.parse` of Langfuse's Node accepts and nothing else. `serde_json` cannot stand in: it cannot be
-//! interrupted, and refuses lone surrogates and bytes that are not UTF-8, which Node replaces.
+//! It accepts what `JSON.parse` of Langfuse's Node accepts and nothing else. `serde_json` cannot stand in: it refuses
+//! lone surrogates and bytes that are not UTF-8, which Node replaces.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::pace::Pace;
-use super::{DEPTH_LIMIT, Refusal, STEP_BYTES};
+use super::{DEPTH_LIMIT, Refusal};
 
 /// What a value is, by its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,18 +31,11 @@ pub(super) struct Text {
 pub(super) struct Json<'a> {
     bytes: &'a [u8],
     at: usize,
-    paced: usize,
-    pace: Pace,
 }
 
 impl<'a> Json<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            bytes,
-            at: 0,
-            paced: 0,
-            pace: Pace::default(),
-        }
+        Self { bytes, at: 0 }
     }
 
     pub(super) fn at(&self) -> usize {
@@ -65,8 +57,8 @@ impl<'a> Json<'a> {
     }
 
     /// Moves to the next value and says what it is.
-    pub(super) async fn shape(&mut self) -> Result<Shape, Refusal> {
-        Ok(match self.next_byte().await? {
+    pub(super) fn shape(&mut self) -> Result<Shape, Refusal> {
+        Ok(match self.next_byte()? {
             b'{' => Shape::Object,
             b'[' => Shape::Array,
             b'"' => Shape::Text,
@@ -79,38 +71,33 @@ impl<'a> Json<'a> {
     }
 
     /// Moves to the next key of the object whose `{` (`first`) or last value was read. `None` is its end.
-    pub(super) async fn next_key(&mut self, first: &mut bool) -> Result<Option<Text>, Refusal> {
-        if !self.next_item(first, b'{', b'}').await? {
+    pub(super) fn next_key(&mut self, first: &mut bool) -> Result<Option<Text>, Refusal> {
+        if !self.next_item(first, b'{', b'}')? {
             return Ok(None);
         }
-        self.key().await.map(Some)
+        self.key().map(Some)
     }
 
     /// Moves to the next element of the array whose `[` (`first`) or last element was read. `false` is its end.
-    pub(super) async fn next_element(&mut self, first: &mut bool) -> Result<bool, Refusal> {
-        self.next_item(first, b'[', b']').await
+    pub(super) fn next_element(&mut self, first: &mut bool) -> Result<bool, Refusal> {
+        self.next_item(first, b'[', b']')
     }
 
     /// Reads a string whose opening quote is the current byte.
-    pub(super) async fn string(&mut self) -> Result<Text, Refusal> {
+    pub(super) fn string(&mut self) -> Result<Text, Refusal> {
         self.at += 1;
         let start = self.at;
         let mut escaped = false;
         loop {
-            let window = self.raw(self.at..self.bytes.len().min(self.at + STEP_BYTES));
-            let Some(run) = window
+            let rest = self.raw(self.at..self.bytes.len());
+            let Some(run) = rest
                 .iter()
                 .position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))
             else {
-                if window.is_empty() {
-                    return Err(self.malformed("a string does not end"));
-                }
-                self.at += window.len();
-                self.rest().await;
-                continue;
+                return Err(self.malformed("a string does not end"));
             };
             self.at += run;
-            match window[run] {
+            match rest[run] {
                 b'"' => break,
                 b'\\' => {
                     escaped = true;
@@ -118,7 +105,6 @@ impl<'a> Json<'a> {
                 }
                 _ => return Err(self.malformed("a control character in a string")),
             }
-            self.rest().await;
         }
         self.at += 1;
         Ok(Text {
@@ -128,26 +114,25 @@ impl<'a> Json<'a> {
     }
 
     /// Passes over the next value, whatever it is, and says where it lies.
-    pub(super) async fn skip(&mut self) -> Result<Range<usize>, Refusal> {
+    pub(super) fn skip(&mut self) -> Result<Range<usize>, Refusal> {
         let mut open: Vec<u8> = Vec::new();
-        self.next_byte().await?;
+        self.next_byte()?;
         let start = self.at;
         loop {
-            let mut first = match self.shape().await? {
+            let mut first = match self.shape()? {
                 Shape::Object => self.nest(&mut open, b'{')?,
                 Shape::Array => self.nest(&mut open, b'[')?,
-                Shape::Text => self.string().await.map(|_| false)?,
-                Shape::Number => self.number().await.map(|()| false)?,
+                Shape::Text => self.string().map(|_| false)?,
+                Shape::Number => self.number().map(|()| false)?,
                 Shape::True => self.literal(b"true").map(|()| false)?,
                 Shape::False => self.literal(b"false").map(|()| false)?,
                 Shape::Null => self.literal(b"null").map(|()| false)?,
             };
-            self.rest().await;
             loop {
                 let more = match open.last() {
                     None => return Ok(start..self.at),
-                    Some(b'{') => self.next_key(&mut first).await?.is_some(),
-                    Some(_) => self.next_element(&mut first).await?,
+                    Some(b'{') => self.next_key(&mut first)?.is_some(),
+                    Some(_) => self.next_element(&mut first)?,
                 };
                 if more {
                     break;
@@ -158,8 +143,8 @@ impl<'a> Json<'a> {
     }
 
     /// Makes sure that nothing follows the value that was read.
-    pub(super) async fn end(&mut self) -> Result<(), Refusal> {
-        self.whitespace().await;
+    pub(super) fn end(&mut self) -> Result<(), Refusal> {
+        self.whitespace();
         if self.at < self.bytes.len() {
             Err(self.malformed("something follows the value"))
         } else {
@@ -183,13 +168,13 @@ impl<'a> Json<'a> {
         Ok(true)
     }
 
-    async fn next_item(&mut self, first: &mut bool, open: u8, close: u8) -> Result<bool, Refusal> {
-        let byte = self.next_byte().await?;
+    fn next_item(&mut self, first: &mut bool, open: u8, close: u8) -> Result<bool, Refusal> {
+        let byte = self.next_byte()?;
         if *first {
             *first = false;
             debug_assert_eq!(byte, open, "the caller has seen the opening bracket");
             self.at += 1;
-            if self.next_byte().await? == close {
+            if self.next_byte()? == close {
                 self.at += 1;
                 return Ok(false);
             }
@@ -197,18 +182,18 @@ impl<'a> Json<'a> {
         }
         self.at += 1;
         match byte {
-            b',' => self.next_byte().await.map(|_| true),
+            b',' => self.next_byte().map(|_| true),
             byte if byte == close => Ok(false),
             _ => Err(self.malformed("a comma or a closing bracket was expected")),
         }
     }
 
-    async fn key(&mut self) -> Result<Text, Refusal> {
-        if self.next_byte().await? != b'"' {
+    fn key(&mut self) -> Result<Text, Refusal> {
+        if self.next_byte()? != b'"' {
             return Err(self.malformed("a key was expected"));
         }
-        let key = self.string().await?;
-        if self.next_byte().await? != b':' {
+        let key = self.string()?;
+        if self.next_byte()? != b':' {
             return Err(self.malformed("a colon was expected"));
         }
         self.at += 1;
@@ -229,34 +214,33 @@ impl<'a> Json<'a> {
         Ok(())
     }
 
-    async fn number(&mut self) -> Result<(), Refusal> {
+    fn number(&mut self) -> Result<(), Refusal> {
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
         let leading_zero = self.peek() == Some(b'0');
-        let digits = self.digits().await?;
+        let digits = self.digits()?;
         if leading_zero && digits > 1 {
             return Err(self.malformed("a number begins with 0"));
         }
         if self.peek() == Some(b'.') {
             self.at += 1;
-            self.digits().await?;
+            self.digits()?;
         }
         if matches!(self.peek(), Some(b'e' | b'E')) {
             self.at += 1;
             if matches!(self.peek(), Some(b'+' | b'-')) {
                 self.at += 1;
             }
-            self.digits().await?;
+            self.digits()?;
         }
         Ok(())
     }
 
-    async fn digits(&mut self) -> Result<usize, Refusal> {
+    fn digits(&mut self) -> Result<usize, Refusal> {
         let start = self.at;
         while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
             self.at += 1;
-            self.rest().await;
         }
         if self.at == start {
             Err(self.malformed("a digit was expected"))
@@ -273,29 +257,19 @@ impl<'a> Json<'a> {
         Ok(())
     }
 
-    async fn next_byte(&mut self) -> Result<u8, Refusal> {
-        self.whitespace().await;
+    fn next_byte(&mut self) -> Result<u8, Refusal> {
+        self.whitespace();
         self.peek()
             .ok_or_else(|| self.malformed("the text is cut short"))
     }
 
-    async fn whitespace(&mut self) {
+    fn whitespace(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
             self.at += 1;
-            self.rest().await;
         }
     }
 
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
-    }
-
-    /// Gives way once a step's worth of bytes was read.
-    #[inline]
-    async fn rest(&mut self) {
-        if self.at - self.paced >= STEP_BYTES {
-            self.pace.worked(self.at - self.paced).await;
-            self.paced = self.at;
-        }
     }
 }

@@ -1,8 +1,8 @@
 //! Accepting an OTLP request in any of its encodings.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::encoding::{Declared, declared, inflate};
+use super::encoding::{Declared, declared, inflate, inflated};
 use super::otlp_proto::OtlpProto;
 use super::refusal::{contains_ignoring_case, is_protobuf};
 use super::{Encoding, Facts, Kind, Limits, Payload, Refusal, otlp_json};
@@ -11,17 +11,17 @@ use super::{Encoding, Facts, Kind, Limits, Payload, Refusal, otlp_json};
 ///
 /// Protobuf stays as it came (deflate, which Langfuse cannot read, becomes gzip without being compressed again); JSON is
 /// kept inflated, to be spliced. A request without spans is accepted and has no units.
-pub async fn accept_otlp(
+pub fn accept_otlp(
     content_type: &str,
     content_encoding: &str,
     body: Bytes,
-    limits: &Limits,
+    limits: &Limits<'_>,
 ) -> Result<(Payload, Facts), Refusal> {
     let declared = declared(content_encoding)?;
     if is_protobuf(content_type) {
-        accept_protobuf(declared, body, limits).await
+        accept_protobuf(declared, body, limits)
     } else if contains_ignoring_case(content_type, super::answer::JSON) {
-        accept_json(declared, body, limits).await
+        accept_json(declared, body, limits)
     } else {
         Err(Refusal::UnsupportedMediaType(
             content_type.to_owned(),
@@ -30,13 +30,13 @@ pub async fn accept_otlp(
     }
 }
 
-async fn accept_protobuf(
+fn accept_protobuf(
     declared: Declared,
     body: Bytes,
-    limits: &Limits,
+    limits: &Limits<'_>,
 ) -> Result<(Payload, Facts), Refusal> {
     let mut validator = OtlpProto::new(limits.facts_spans);
-    let inflated = inflate(declared, &body, limits.inflated_bytes, &mut validator).await?;
+    let inflated = inflate(declared, &body, limits.inflated_bytes, &mut validator)?;
     let (units, facts) = validator.finish()?;
     let payload = Payload {
         kind: Kind::OtlpProtobuf,
@@ -53,13 +53,13 @@ async fn accept_protobuf(
     Ok((payload, facts))
 }
 
-async fn accept_json(
+fn accept_json(
     declared: Declared,
     body: Bytes,
-    limits: &Limits,
+    limits: &Limits<'_>,
 ) -> Result<(Payload, Facts), Refusal> {
-    let body = inflated_json(declared, body, limits).await?;
-    let request = otlp_json::validate(&body, limits.facts_spans).await?;
+    let body = inflated_json(declared, body, limits)?;
+    let request = otlp_json::validate(&body, limits.facts_spans)?;
     let payload = Payload {
         kind: Kind::OtlpJson,
         encoding: Encoding::Identity,
@@ -72,15 +72,13 @@ async fn accept_json(
 }
 
 /// The JSON text of a body, inflated if need be.
-pub(super) async fn inflated_json(
+pub(super) fn inflated_json(
     declared: Declared,
     body: Bytes,
-    limits: &Limits,
+    limits: &Limits<'_>,
 ) -> Result<Bytes, Refusal> {
     if declared == Declared::Identity {
         return Ok(body);
     }
-    let mut text = BytesMut::new();
-    inflate(declared, &body, limits.json_inflated_bytes, &mut text).await?;
-    Ok(text.freeze())
+    inflated(declared, &body, limits.json_inflated_bytes, limits)
 }

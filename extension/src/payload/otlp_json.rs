@@ -18,15 +18,15 @@ pub(super) struct OtlpJsonRequest {
 }
 
 /// Walks the whole of `body`.
-pub(super) async fn validate(body: &[u8], facts_limit: usize) -> Result<OtlpJsonRequest, Refusal> {
+pub(super) fn validate(body: &[u8], facts_limit: usize) -> Result<OtlpJsonRequest, Refusal> {
     let mut walk = Walk {
         json: Json::new(body),
         facts: Facts::default(),
         facts_limit,
         spans: 0,
     };
-    let (elements, flaw) = walk.request().await?;
-    walk.json.end().await?;
+    let (elements, flaw) = walk.request()?;
+    walk.json.end()?;
     match flaw {
         Some(flaw) => Err(Refusal::UnreadableSpans(flaw)),
         None => Ok(OtlpJsonRequest {
@@ -56,29 +56,29 @@ struct Mark {
 }
 
 impl Walk<'_> {
-    async fn request(&mut self) -> Result<(Range<usize>, Flaw), Refusal> {
-        let shape = self.json.shape().await?;
+    fn request(&mut self) -> Result<(Range<usize>, Flaw), Refusal> {
+        let shape = self.json.shape()?;
         if shape != Shape::Object {
-            self.json.skip().await?;
+            self.json.skip()?;
             // Reading a property of `null` throws there; of anything else it finds none.
             let flaw = (shape == Shape::Null).then_some("request:null");
             return Ok((0..0, flaw));
         }
         let (mut first, mark, mut found) = (true, self.mark(), (0..0, None));
-        while let Some(key) = self.json.next_key(&mut first).await? {
+        while let Some(key) = self.json.next_key(&mut first)? {
             if self.json.text(&key).as_deref() == Some("resourceSpans") {
                 self.reset(mark);
-                found = self.resource_spans_list().await?;
+                found = self.resource_spans_list()?;
             } else {
-                self.json.skip().await?;
+                self.json.skip()?;
             }
         }
         Ok(found)
     }
 
-    async fn resource_spans_list(&mut self) -> Result<(Range<usize>, Flaw), Refusal> {
-        if self.json.shape().await? != Shape::Array {
-            let range = self.json.skip().await?;
+    fn resource_spans_list(&mut self) -> Result<(Range<usize>, Flaw), Refusal> {
+        if self.json.shape()? != Shape::Array {
+            let range = self.json.skip()?;
             let raw = self.json.raw(range);
             let nothing = matches!(raw, b"null" | b"false" | b"\"\"") || is_zero(raw);
             // Langfuse answers 200 to the rest, and its worker then fails on it: it can never become a trace.
@@ -86,105 +86,103 @@ impl Walk<'_> {
         }
         let start = self.json.at() + 1;
         let (mut first, mut flaw) = (true, None);
-        while self.json.next_element(&mut first).await? {
-            let found = self.resource_spans().await?;
+        while self.json.next_element(&mut first)? {
+            let found = self.resource_spans()?;
             flaw = flaw.or(found);
         }
         let end = self.json.at() - 1;
         Ok((start..end, flaw))
     }
 
-    async fn resource_spans(&mut self) -> Result<Flaw, Refusal> {
+    fn resource_spans(&mut self) -> Result<Flaw, Refusal> {
         let (mut resource, mut scopes) = (None, None);
-        if self.json.shape().await? != Shape::Object {
-            return self.json.skip().await.map(|_| None);
+        if self.json.shape()? != Shape::Object {
+            return self.json.skip().map(|_| None);
         }
         let (mut first, mark) = (true, self.mark());
-        while let Some(key) = self.json.next_key(&mut first).await? {
+        while let Some(key) = self.json.next_key(&mut first)? {
             match self.json.text(&key).as_deref() {
                 Some("resource") => {
-                    resource = self
-                        .attributes_of("resource.attributes:not_an_array")
-                        .await?;
+                    resource = self.attributes_of("resource.attributes:not_an_array")?;
                 }
                 Some("scopeSpans") => {
                     self.reset(mark);
-                    scopes = self.scope_spans_list().await?;
+                    scopes = self.scope_spans_list()?;
                 }
                 _ => {
-                    self.json.skip().await?;
+                    self.json.skip()?;
                 }
             }
         }
         Ok(resource.or(scopes))
     }
 
-    async fn scope_spans_list(&mut self) -> Result<Flaw, Refusal> {
-        if self.json.shape().await? != Shape::Array {
-            return self.list("scopeSpans:not_an_array").await;
+    fn scope_spans_list(&mut self) -> Result<Flaw, Refusal> {
+        if self.json.shape()? != Shape::Array {
+            return self.list("scopeSpans:not_an_array");
         }
         let (mut first, mut flaw) = (true, None);
-        while self.json.next_element(&mut first).await? {
-            let found = self.scope_spans().await?;
+        while self.json.next_element(&mut first)? {
+            let found = self.scope_spans()?;
             flaw = flaw.or(found);
         }
         Ok(flaw)
     }
 
-    async fn scope_spans(&mut self) -> Result<Flaw, Refusal> {
+    fn scope_spans(&mut self) -> Result<Flaw, Refusal> {
         let (mut scope, mut spans) = (None, None);
-        if self.json.shape().await? != Shape::Object {
-            return self.json.skip().await.map(|_| None);
+        if self.json.shape()? != Shape::Object {
+            return self.json.skip().map(|_| None);
         }
         let (mut first, mark) = (true, self.mark());
-        while let Some(key) = self.json.next_key(&mut first).await? {
+        while let Some(key) = self.json.next_key(&mut first)? {
             match self.json.text(&key).as_deref() {
                 Some("scope") => {
-                    scope = self.attributes_of("scope.attributes:not_an_array").await?;
+                    scope = self.attributes_of("scope.attributes:not_an_array")?;
                 }
                 Some("spans") => {
                     self.reset(mark);
-                    spans = self.spans_list().await?;
+                    spans = self.spans_list()?;
                 }
                 _ => {
-                    self.json.skip().await?;
+                    self.json.skip()?;
                 }
             }
         }
         Ok(scope.or(spans))
     }
 
-    async fn spans_list(&mut self) -> Result<Flaw, Refusal> {
-        if self.json.shape().await? != Shape::Array {
-            return self.list("spans:not_an_array").await;
+    fn spans_list(&mut self) -> Result<Flaw, Refusal> {
+        if self.json.shape()? != Shape::Array {
+            return self.list("spans:not_an_array");
         }
         let (mut first, mut flaw) = (true, None);
-        while self.json.next_element(&mut first).await? {
-            let found = self.span().await?;
+        while self.json.next_element(&mut first)? {
+            let found = self.span()?;
             self.spans = self.spans.saturating_add(1);
             flaw = flaw.or(found);
         }
         Ok(flaw)
     }
 
-    async fn span(&mut self) -> Result<Flaw, Refusal> {
-        if self.json.shape().await? != Shape::Object {
-            return self.json.skip().await.map(|_| Some("traceId:absent"));
+    fn span(&mut self) -> Result<Flaw, Refusal> {
+        if self.json.shape()? != Shape::Object {
+            return self.json.skip().map(|_| Some("traceId:absent"));
         }
         let mut span = Span::default();
         let mut first = true;
-        while let Some(key) = self.json.next_key(&mut first).await? {
+        while let Some(key) = self.json.next_key(&mut first)? {
             match self.json.text(&key).as_deref() {
-                Some("traceId") => span.trace_id = self.id().await?,
-                Some("spanId") => span.span_id = self.id().await?,
-                Some("parentSpanId") => span.parent_span_id = self.id().await?,
+                Some("traceId") => span.trace_id = self.id()?,
+                Some("spanId") => span.span_id = self.id()?,
+                Some("parentSpanId") => span.parent_span_id = self.id()?,
                 Some("attributes") => {
-                    span.attributes = self.list("attributes:not_an_array").await?;
+                    span.attributes = self.list("attributes:not_an_array")?;
                 }
-                Some("events") => span.events = self.events().await?,
-                Some("flags") => span.flags = self.flags().await?,
+                Some("events") => span.events = self.events()?,
+                Some("flags") => span.flags = self.flags()?,
                 _ => {
-                    self.json.skip().await?;
+                    self.json.skip()?;
                 }
             }
         }
@@ -195,48 +193,48 @@ impl Walk<'_> {
         Ok(flaw)
     }
 
-    async fn events(&mut self) -> Result<Flaw, Refusal> {
-        if self.json.shape().await? != Shape::Array {
-            return self.list("events:not_an_array").await;
+    fn events(&mut self) -> Result<Flaw, Refusal> {
+        if self.json.shape()? != Shape::Array {
+            return self.list("events:not_an_array");
         }
         let (mut first, mut flaw) = (true, None);
-        while self.json.next_element(&mut first).await? {
-            let found = self.attributes_of("event.attributes:not_an_array").await?;
+        while self.json.next_element(&mut first)? {
+            let found = self.attributes_of("event.attributes:not_an_array")?;
             flaw = flaw.or(found);
         }
         Ok(flaw)
     }
 
     /// Passes over a value whose `attributes`, if it is an object and has them, must be a list.
-    async fn attributes_of(&mut self, reason: &'static str) -> Result<Flaw, Refusal> {
-        if self.json.shape().await? != Shape::Object {
-            return self.json.skip().await.map(|_| None);
+    fn attributes_of(&mut self, reason: &'static str) -> Result<Flaw, Refusal> {
+        if self.json.shape()? != Shape::Object {
+            return self.json.skip().map(|_| None);
         }
         let (mut first, mut flaw) = (true, None);
-        while let Some(key) = self.json.next_key(&mut first).await? {
+        while let Some(key) = self.json.next_key(&mut first)? {
             if self.json.text(&key).as_deref() == Some("attributes") {
-                flaw = self.list(reason).await?;
+                flaw = self.list(reason)?;
             } else {
-                self.json.skip().await?;
+                self.json.skip()?;
             }
         }
         Ok(flaw)
     }
 
     /// Passes over a value that must be a list or nothing.
-    async fn list(&mut self, reason: &'static str) -> Result<Flaw, Refusal> {
-        let shape = self.json.shape().await?;
-        self.json.skip().await?;
+    fn list(&mut self, reason: &'static str) -> Result<Flaw, Refusal> {
+        let shape = self.json.shape()?;
+        self.json.skip()?;
         Ok((!matches!(shape, Shape::Array | Shape::Null)).then_some(reason))
     }
 
     /// An id: a hex string from most clients, a list of numbers or a Node buffer from some.
-    async fn id(&mut self) -> Result<Id, Refusal> {
-        let shape = self.json.shape().await?;
+    fn id(&mut self) -> Result<Id, Refusal> {
+        let shape = self.json.shape()?;
         if shape == Shape::Object {
-            return self.node_buffer().await;
+            return self.node_buffer();
         }
-        let range = self.json.skip().await?;
+        let range = self.json.skip()?;
         let raw = self.json.raw(range);
         Ok(match shape {
             Shape::Null => Id::Absent,
@@ -249,11 +247,11 @@ impl Walk<'_> {
     }
 
     /// `{"type": "Buffer", "data": […]}`, what Node writes for a `Buffer`.
-    async fn node_buffer(&mut self) -> Result<Id, Refusal> {
+    fn node_buffer(&mut self) -> Result<Id, Refusal> {
         let (mut first, mut is_buffer, mut data) = (true, false, Id::Unusable);
-        while let Some(key) = self.json.next_key(&mut first).await? {
-            let shape = self.json.shape().await?;
-            let range = self.json.skip().await?;
+        while let Some(key) = self.json.next_key(&mut first)? {
+            let shape = self.json.shape()?;
+            let range = self.json.skip()?;
             let raw = self.json.raw(range);
             match self.json.text(&key).as_deref() {
                 Some("type") => is_buffer = raw == b"\"Buffer\"",
@@ -268,8 +266,8 @@ impl Walk<'_> {
     }
 
     /// OTLP's span flags; written as a number, but 32-bit integers as strings are legal JSON for protobuf too.
-    async fn flags(&mut self) -> Result<u32, Refusal> {
-        let range = self.json.skip().await?;
+    fn flags(&mut self) -> Result<u32, Refusal> {
+        let range = self.json.skip()?;
         let text = std::str::from_utf8(self.json.raw(range)).unwrap_or_default();
         Ok(text.trim_matches('"').parse().unwrap_or(0))
     }

@@ -23,6 +23,9 @@ pub enum Refusal {
         /// The limit it exceeds, in bytes.
         limit_bytes: usize,
     },
+    /// There is no memory for it now.
+    #[error("there is no memory for this request now")]
+    NoRoom,
     /// More events or scores than one request may hold.
     #[error("more than {limit} elements in one request")]
     TooMany {
@@ -48,6 +51,9 @@ pub enum Refusal {
          events must be arrays. The whole request was refused. Only traces are accepted here, not logs"
     )]
     UnreadableSpans(&'static str),
+    /// It could not be read, and that is our fault.
+    #[error("the request could not be read")]
+    Fault,
     /// The JSON is not of the shape that the endpoint takes.
     #[error("{0}")]
     Shape(&'static str),
@@ -58,10 +64,11 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Self::UnsupportedMediaType(..) | Self::UnsupportedEncoding(_) => 415,
-            Self::TooLarge { .. } | Self::TooMany { .. } => 413,
+            Self::TooLarge { .. } | Self::TooMany { .. } | Self::NoRoom => 413,
             Self::Compression(_)
             | Self::Malformed { .. }
             | Self::UnreadableSpans(_)
+            | Self::Fault
             | Self::Shape(_) => 400,
         }
     }
@@ -90,7 +97,7 @@ impl Refusal {
     /// The answer of Langfuse's own endpoints: `{"message", "error"}`.
     pub fn langfuse_answer(&self) -> Answer {
         let error = match self {
-            Self::TooLarge { .. } | Self::TooMany { .. } => "PayloadTooLargeError",
+            Self::TooLarge { .. } | Self::TooMany { .. } | Self::NoRoom => "PayloadTooLargeError",
             Self::UnsupportedMediaType(..) | Self::UnsupportedEncoding(_) => {
                 "UnsupportedMediaTypeError"
             }

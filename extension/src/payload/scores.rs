@@ -5,26 +5,26 @@
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::answer::{score_success, scores_success};
 use super::ingestion::json_body;
 use super::json::{Json, Shape};
 use super::{
     Answer, EVENTS_LIMIT, Encoding, Kind, Limits, Payload, Refusal, SCORES_REQUEST_LIMIT_BYTES,
 };
-use super::{score_success, scores_success};
 
 /// Validates scores and returns the answer to them. One object without an id is given one, so that the id in the
 /// answer is the one that Langfuse will store, however often the score is sent.
-pub async fn accept_scores(
+pub fn accept_scores(
     content_type: &str,
     content_encoding: &str,
     body: Bytes,
-    limits: &Limits,
+    limits: &Limits<'_>,
 ) -> Result<(Payload, Answer), Refusal> {
-    let body = json_body(content_type, content_encoding, body, limits).await?;
-    let shape = Json::new(&body).shape().await?;
+    let body = json_body(content_type, content_encoding, body, limits)?;
+    let shape = Json::new(&body).shape()?;
     let (payload, answer) = match shape {
-        Shape::Array => (accept_array(body).await?, scores_success()),
-        Shape::Object => accept_object(body).await?,
+        Shape::Array => (accept_array(body)?, scores_success()),
+        Shape::Object => accept_object(body, limits)?,
         _ => {
             return Err(Refusal::Shape(
                 "a score must be an object, or several of them an array",
@@ -34,18 +34,18 @@ pub async fn accept_scores(
     Ok((payload, answer))
 }
 
-async fn accept_array(body: Bytes) -> Result<Payload, Refusal> {
+fn accept_array(body: Bytes) -> Result<Payload, Refusal> {
     const SCORE_LIMIT_BYTES: usize = SCORES_REQUEST_LIMIT_BYTES - "[]".len();
     let mut json = Json::new(&body);
-    json.shape().await?;
+    json.shape()?;
     let (start, mut units, mut first) = (json.at() + 1, 0, true);
-    while json.next_element(&mut first).await? {
+    while json.next_element(&mut first)? {
         if units >= EVENTS_LIMIT {
             return Err(Refusal::TooMany {
                 limit: EVENTS_LIMIT,
             });
         }
-        if json.skip().await?.len() > SCORE_LIMIT_BYTES {
+        if json.skip()?.len() > SCORE_LIMIT_BYTES {
             return Err(Refusal::TooLarge {
                 what: "a score",
                 limit_bytes: SCORE_LIMIT_BYTES,
@@ -54,34 +54,34 @@ async fn accept_array(body: Bytes) -> Result<Payload, Refusal> {
         units += 1;
     }
     let elements = start..json.at() - 1;
-    json.end().await?;
+    json.end()?;
     Ok(payload(Kind::Scores, body, units, elements))
 }
 
-async fn accept_object(body: Bytes) -> Result<(Payload, Answer), Refusal> {
+fn accept_object(body: Bytes, limits: &Limits<'_>) -> Result<(Payload, Answer), Refusal> {
     let mut json = Json::new(&body);
-    let open = { json.shape().await.map(|_| json.at())? };
+    let open = { json.shape().map(|_| json.at())? };
     let (mut id, mut id_range, mut name, mut value) = (None, None, None, None);
     let (mut first, mut empty) = (true, true);
-    while let Some(key) = json.next_key(&mut first).await? {
+    while let Some(key) = json.next_key(&mut first)? {
         empty = false;
-        let shape = json.shape().await?;
+        let shape = json.shape()?;
         match json.text(&key).as_deref() {
             Some("id") if shape == Shape::Text => {
-                let text = json.string().await?;
+                let text = json.string()?;
                 id = json.text(&text).map(std::borrow::Cow::into_owned);
                 id_range = Some(text.range.start - 1..text.range.end + 1);
             }
-            Some("id") if shape == Shape::Null => (id, id_range) = (None, Some(json.skip().await?)),
+            Some("id") if shape == Shape::Null => (id, id_range) = (None, Some(json.skip()?)),
             Some("id") => return Err(Refusal::Shape("the id of a score must be a string")),
-            Some("name") => name = json.skip().await.map(|_| Some(shape))?,
-            Some("value") => value = json.skip().await.map(|_| Some(shape))?,
+            Some("name") => name = json.skip().map(|_| Some(shape))?,
+            Some("value") => value = json.skip().map(|_| Some(shape))?,
             _ => {
-                json.skip().await?;
+                json.skip()?;
             }
         }
     }
-    json.end().await?;
+    json.end()?;
     if name != Some(Shape::Text) {
         return Err(Refusal::Shape("a score needs a name, which is a string"));
     }
@@ -90,18 +90,27 @@ async fn accept_object(body: Bytes) -> Result<(Payload, Answer), Refusal> {
             "a score needs a value, which is a number or a string",
         ));
     }
+    within_limit(&body)?;
     let (id, body) = match id {
         Some(id) if !id.is_empty() => (id, body),
-        _ => with_new_id(&body, open, id_range, empty),
+        _ => {
+            limits.charge(body.len())?;
+            with_new_id(&body, open, id_range, empty)
+        }
     };
-    if body.len() > SCORES_REQUEST_LIMIT_BYTES {
+    within_limit(&body)?;
+    let elements = 0..body.len();
+    Ok((payload(Kind::Score, body, 1, elements), score_success(&id)))
+}
+
+fn within_limit(score: &Bytes) -> Result<(), Refusal> {
+    if score.len() > SCORES_REQUEST_LIMIT_BYTES {
         return Err(Refusal::TooLarge {
             what: "a score",
             limit_bytes: SCORES_REQUEST_LIMIT_BYTES,
         });
     }
-    let elements = 0..body.len();
-    Ok((payload(Kind::Score, body, 1, elements), score_success(&id)))
+    Ok(())
 }
 
 /// Puts an id where the object has an empty one, or else in front of all other members.

@@ -6,49 +6,39 @@
 mod json;
 mod proto;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::encoding::{Declared, inflate};
+use super::encoding::{self, Declared};
 use super::merge::compress;
 use super::{Encoding, Kind, Limits, Payload};
 
-pub(super) async fn split(payload: &Payload) -> Option<[Payload; 2]> {
+pub(super) fn split(payload: &Payload) -> Option<[Payload; 2]> {
     if payload.units < 2 {
         return None;
     }
     let (left, right) = match payload.kind {
-        Kind::OtlpProtobuf => proto::split(&inflated(payload).await?).await?,
-        Kind::OtlpJson => {
-            json::split(&payload.body, &["resourceSpans", "scopeSpans", "spans"]).await?
-        }
-        Kind::Ingestion => json::split(&payload.body, &["batch"]).await?,
-        Kind::Scores => json::split(&payload.body, &[]).await?,
+        Kind::OtlpProtobuf => proto::split(&inflated(payload)?)?,
+        Kind::OtlpJson => json::split(&payload.body, &["resourceSpans", "scopeSpans", "spans"])?,
+        Kind::Ingestion => json::split(&payload.body, &["batch"])?,
+        Kind::Scores => json::split(&payload.body, &[])?,
         Kind::Score => return None,
     };
-    let left = accepted(payload, left.into()).await?;
-    let right = accepted(payload, right.into()).await?;
+    let left = accepted(payload, left.into())?;
+    let right = accepted(payload, right.into())?;
     let whole = left.units > 0 && right.units > 0 && left.units + right.units == payload.units;
     whole.then_some([left, right])
 }
 
-async fn inflated(payload: &Payload) -> Option<Bytes> {
+fn inflated(payload: &Payload) -> Option<Bytes> {
     if payload.encoding == Encoding::Identity {
         return Some(payload.body.clone());
     }
-    let mut body = BytesMut::with_capacity(payload.inflated_bytes);
-    inflate(
-        Declared::Gzip,
-        &payload.body,
-        payload.inflated_bytes,
-        &mut body,
-    )
-    .await
-    .ok()?;
-    Some(body.freeze())
+    let bytes = payload.inflated_bytes;
+    encoding::inflated(Declared::Gzip, &payload.body, bytes, &Limits::default()).ok()
 }
 
 /// Holds one half the way the whole was held.
-async fn accepted(whole: &Payload, half: Bytes) -> Option<Payload> {
+fn accepted(whole: &Payload, half: Bytes) -> Option<Payload> {
     let half = match whole.encoding {
         Encoding::Identity => half,
         Encoding::Gzip => compress(&[half], Vec::new()).into(),
@@ -57,8 +47,7 @@ async fn accepted(whole: &Payload, half: Bytes) -> Option<Payload> {
         facts_spans: 0,
         inflated_bytes: usize::MAX,
         json_inflated_bytes: usize::MAX,
+        memory: None,
     };
-    Payload::restore(whole.kind, whole.encoding, half, &limits)
-        .await
-        .ok()
+    Payload::restore(whole.kind, whole.encoding, half, &limits).ok()
 }

@@ -13,8 +13,11 @@ use langfuse_extension_core::traces::{Parent, SpanFact};
 
 use super::body::{self, NoBody};
 use super::{AnswerBody, OpenRequest, Receiver, complete, from_answer, normalised, route, text};
+use crate::aside::for_a_client;
 use crate::config::Accept;
-use crate::payload::{self, Facts, Kind, Limits, Payload, Refusal, SpanFacts};
+use crate::payload::{
+    self, Answer, Facts, IN_PLACE_BYTES, Kind, Limits, Payload, Refusal, SpanFacts,
+};
 
 /// Lines that are worth saying once.
 #[derive(Debug, Default)]
@@ -59,48 +62,47 @@ impl Receiver {
             Ok(data) => data,
             Err(answer) => return answer,
         };
-        let (kind, encoding) = (data.content_type(), data.encoding());
-        match payload::accept_otlp(kind, &encoding, data.body.clone(), &Limits::default()).await {
+        match validated(&data, payload::accept_otlp).await {
             Ok((payload, facts)) => {
                 let door = match payload.kind() {
                     Kind::OtlpJson => Door::TracesJson,
                     _ => Door::TracesProtobuf,
                 };
                 self.keep(&data, door, payload, span_facts(&facts)).await;
-                from_answer(payload::otlp_success(kind))
+                from_answer(payload::otlp_success(data.content_type()))
             }
-            Err(refusal) => self.refused(&refusal, from_answer(refusal.otlp_answer(kind))),
+            Err(refusal) => self.refused(
+                &refusal,
+                from_answer(refusal.otlp_answer(data.content_type())),
+            ),
         }
     }
 
     /// Batches of events: scores of the SDKs before 5, everything of those before 3.
     pub(super) async fn take_ingestion(&self, request: Request<Incoming>) -> Response<AnswerBody> {
-        let data = match self.receive(request).await {
-            Ok(data) => data,
-            Err(answer) => return answer,
-        };
-        let (kind, encoding) = (data.content_type(), data.encoding());
-        match payload::accept_ingestion(kind, &encoding, data.body.clone(), &Limits::default())
+        self.take_json(request, Door::Ingestion, payload::accept_ingestion)
             .await
-        {
-            Ok((payload, ids)) => {
-                self.keep(&data, Door::Ingestion, payload, Vec::new()).await;
-                from_answer(payload::ingestion_success(&ids))
-            }
-            Err(refusal) => self.refused(&refusal, from_answer(refusal.langfuse_answer())),
-        }
     }
 
     /// Scores: an array from Python's SDK 5, one object from REST users.
     pub(super) async fn take_scores(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        self.take_json(request, Door::Scores, payload::accept_scores)
+            .await
+    }
+
+    async fn take_json(
+        &self,
+        request: Request<Incoming>,
+        door: Door,
+        accept: Accepts<(Payload, Answer)>,
+    ) -> Response<AnswerBody> {
         let data = match self.receive(request).await {
             Ok(data) => data,
             Err(answer) => return answer,
         };
-        let (kind, encoding) = (data.content_type(), data.encoding());
-        match payload::accept_scores(kind, &encoding, data.body.clone(), &Limits::default()).await {
+        match validated(&data, accept).await {
             Ok((payload, answer)) => {
-                self.keep(&data, Door::Scores, payload, Vec::new()).await;
+                self.keep(&data, door, payload, Vec::new()).await;
                 from_answer(answer)
             }
             Err(refusal) => self.refused(&refusal, from_answer(refusal.langfuse_answer())),
@@ -208,6 +210,32 @@ impl Receiver {
         let message = Bytes::from_static(br#"{"message":"No authorization header"}"#);
         complete(StatusCode::UNAUTHORIZED, "application/json", message)
     }
+}
+
+/// How a body becomes a payload: given its content type, its content encoding, itself, and the limits.
+type Accepts<T> = fn(&str, &str, Bytes, &Limits<'_>) -> Result<T, Refusal>;
+
+/// A small body is validated at once, a large one on a thread beside.
+async fn validated<T: Send + 'static>(
+    data: &Received<'_>,
+    accept: Accepts<T>,
+) -> Result<T, Refusal> {
+    let (kind, encoding) = (data.content_type().to_owned(), data.encoding());
+    let body = data.body.clone();
+    if payload::may_fit_in_place(&encoding, &body) {
+        let limits = Limits {
+            inflated_bytes: IN_PLACE_BYTES,
+            json_inflated_bytes: IN_PLACE_BYTES,
+            ..Limits::default()
+        };
+        match accept(&kind, &encoding, body.clone(), &limits) {
+            Err(Refusal::TooLarge { limit_bytes, .. }) if limit_bytes == IN_PLACE_BYTES => {}
+            done => return done,
+        }
+    }
+    for_a_client(move || accept(&kind, &encoding, body, &Limits::default()))
+        .await
+        .unwrap_or(Err(Refusal::Fault))
 }
 
 /// An SDK or exporter that was set up for Langfuse uses its paths or says so in a header; the others have no keys.

@@ -90,7 +90,7 @@ impl Disk {
     }
 
     /// The next thing that an earlier process left. The core must be told it before anything else is stored.
-    pub async fn next_recovered(&mut self) -> Option<Event> {
+    pub fn next_recovered(&mut self) -> Option<Event> {
         while let Some(recovered) = self.spool.next_recovered() {
             let record = recovered.record;
             let kinds = (
@@ -99,7 +99,7 @@ impl Disk {
             );
             if let (Ok(kind), Ok(encoding)) = kinds
                 && let Ok(payload) =
-                    Payload::restore(kind, encoding, record.body, &Limits::default()).await
+                    Payload::restore(kind, encoding, record.body, &Limits::default())
             {
                 self.adopting = Some(recovered.key);
                 let sent = record.unresolved_sends > 0;

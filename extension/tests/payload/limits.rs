@@ -1,16 +1,16 @@
 //! Every limit can be reached, and holds.
 
-use std::pin::pin;
-use std::task::{Context, Waker};
-
+use bytes::Bytes;
+use langfuse_extension::memory::Budget;
 use langfuse_extension::payload::{
-    DEPTH_LIMIT, EVENTS_LIMIT, INGESTION_REQUEST_LIMIT_BYTES, Kind, Limits, Refusal,
-    SCORES_REQUEST_LIMIT_BYTES, STEP_BYTES, accept_otlp,
+    DEPTH_LIMIT, EVENTS_LIMIT, IN_PLACE_BYTES, INGESTION_REQUEST_LIMIT_BYTES, Kind, Limits,
+    Refusal, SCORES_REQUEST_LIMIT_BYTES, accept_otlp, may_fit_in_place,
 };
+use langfuse_extension_core::memory::Memory;
 use prost::Message;
 
 use crate::support::{
-    JSON, PROTOBUF, accept, accept_batch, accept_json, accept_protobuf, gzip, request, run,
+    JSON, PROTOBUF, accept, accept_batch, accept_json, accept_protobuf, gzip, request,
 };
 
 #[test]
@@ -18,12 +18,12 @@ fn a_gzip_bomb_is_refused_once_it_passes_the_limit() {
     let bomb = gzip(&vec![0; 65 * 1024 * 1024]);
     assert!(bomb.len() < 70_000);
     for (content_type, at_most) in [(PROTOBUF, 64 * 1024 * 1024), (JSON, 20 * 1024 * 1024)] {
-        let refusal = run(accept_otlp(
+        let refusal = accept_otlp(
             content_type,
             "gzip",
             bomb.clone().into(),
             &Limits::default(),
-        ))
+        )
         .unwrap_err();
         assert_eq!(
             refusal,
@@ -43,7 +43,7 @@ fn facts_of_further_spans_are_only_counted() {
         ..Limits::default()
     };
     let body = request(5, 1).encode_to_vec();
-    let (payload, facts) = run(accept_otlp(PROTOBUF, "", body.into(), &limits)).unwrap();
+    let (payload, facts) = accept_otlp(PROTOBUF, "", body.into(), &limits).unwrap();
     assert_eq!(
         (payload.units(), facts.spans.len(), facts.omitted),
         (5, 3, 2)
@@ -101,24 +101,32 @@ fn nesting_ends_somewhere_and_never_in_a_stack_overflow() {
     assert!(accept_protobuf(groups(DEPTH_LIMIT)).is_err());
 }
 
-/// How often a future gives way before it is ready.
-fn turns(work: impl Future) -> usize {
-    let (mut work, mut context) = (pin!(work), Context::from_waker(Waker::noop()));
-    let mut turns = 0;
-    while work.as_mut().poll(&mut context).is_pending() {
-        turns += 1;
+#[test]
+fn what_inflates_is_charged_and_refused_where_there_is_no_memory() {
+    const TEXT_BYTES: usize = 1 << 20;
+    let text = format!(r#"{{"x":"{}"}}"#, "y".repeat(TEXT_BYTES));
+    let body = Bytes::from(gzip(text.as_bytes()));
+    for (budget_bytes, fits) in [(TEXT_BYTES, false), (4 * TEXT_BYTES, true)] {
+        let budget = Budget::new(Memory::new(budget_bytes));
+        let memory = budget.body();
+        let limits = Limits {
+            memory: Some(&memory),
+            ..Limits::default()
+        };
+        match accept_otlp(JSON, "gzip", body.clone(), &limits) {
+            Ok((payload, _)) => assert!(fits && budget.held_bytes() >= payload.stored_bytes()),
+            Err(refusal) => assert!(!fits && refusal == Refusal::NoRoom && refusal.status() == 413),
+        }
+        drop(memory);
+        assert_eq!(budget.held_bytes(), 0);
     }
-    turns
 }
 
 #[test]
-fn big_bodies_give_way_to_other_tasks_at_every_step() {
-    const BYTES: usize = 4 * 1024 * 1024;
-    let steps = BYTES / STEP_BYTES;
-    let body = request(64, BYTES / 64).encode_to_vec();
-    let limits = Limits::default();
-    assert!(turns(accept_otlp(PROTOBUF, "", body.clone().into(), &limits)) >= steps);
-    assert!(turns(accept_otlp(PROTOBUF, "gzip", gzip(&body).into(), &limits)) >= steps);
-    let text = format!(r#"{{"x":"{}"}}"#, "y".repeat(BYTES));
-    assert!(turns(accept_otlp(JSON, "", text.into(), &limits)) >= steps);
+fn what_cannot_be_done_in_place_is_seen_before_it_is_tried() {
+    let inflating_to = |bytes: usize| gzip(&vec![b' '; bytes]);
+    assert!(may_fit_in_place("", &[b' '; IN_PLACE_BYTES]));
+    assert!(!may_fit_in_place("", &[b' '; IN_PLACE_BYTES + 1]));
+    assert!(may_fit_in_place("gzip", &inflating_to(IN_PLACE_BYTES)));
+    assert!(!may_fit_in_place("gzip", &inflating_to(IN_PLACE_BYTES + 1)));
 }

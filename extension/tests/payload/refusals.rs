@@ -7,7 +7,7 @@ use prost::Message;
 
 use crate::support::{
     JSON, PROTOBUF, accept, accept_batch, accept_json, accept_protobuf, gzip, json, merged,
-    request, run, span,
+    request, span,
 };
 
 const TRACE: &str = "0102030405060708090a0b0c0d0e0f10";
@@ -285,13 +285,7 @@ fn deflate_with_and_without_its_zlib_frame_becomes_gzip() {
 #[test]
 fn content_types_are_judged_as_langfuse_judges_them() {
     let otlp = |content_type: &str, body: &'static str| {
-        run(accept_otlp(
-            content_type,
-            "",
-            body.into(),
-            &Limits::default(),
-        ))
-        .map(|it| it.0.kind())
+        accept_otlp(content_type, "", body.into(), &Limits::default()).map(|it| it.0.kind())
     };
     assert_eq!(
         otlp("Application/JSON; charset=utf-8", "{}"),
@@ -305,12 +299,12 @@ fn content_types_are_judged_as_langfuse_judges_them() {
         assert_eq!(otlp(unknown, "{}").unwrap_err().status(), 415, "{unknown}");
     }
     let batch = |content_type: &str| {
-        run(accept_ingestion(
+        accept_ingestion(
             content_type,
             "",
             r#"{"batch":[]}"#.into(),
             &Limits::default(),
-        ))
+        )
         .is_ok()
     };
     assert!(batch("application/json; charset=utf-8") && batch("application/ld+json"));
@@ -352,8 +346,7 @@ fn one_score_without_an_id_is_stored_with_the_id_of_the_answer() {
         r#" { "id" : null , "name":"n","value":"x"}"#,
         r#"{"name":"n","value":1,"id":""}"#,
     ] {
-        let (payload, answer) =
-            run(accept_scores(JSON, "", body.into(), &Limits::default())).unwrap();
+        let (payload, answer) = accept_scores(JSON, "", body.into(), &Limits::default()).unwrap();
         assert_eq!(
             (payload.kind(), payload.kind().merges(), answer.status),
             (Kind::Score, false, 200)
@@ -366,7 +359,7 @@ fn one_score_without_an_id_is_stored_with_the_id_of_the_answer() {
         );
     }
     let given = r#"{"id":"mine","name":"n","value":1}"#;
-    let (payload, answer) = run(accept_scores(JSON, "", given.into(), &Limits::default())).unwrap();
+    let (payload, answer) = accept_scores(JSON, "", given.into(), &Limits::default()).unwrap();
     assert_eq!(
         (&payload.body()[..], &answer.body[..]),
         (given.as_bytes(), &br#"{"id":"mine"}"#[..])

@@ -14,23 +14,25 @@ use std::io::{Read, Write};
 pub(crate) const PROTOBUF: &str = "application/x-protobuf";
 pub(crate) const JSON: &str = "application/json";
 
-pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap()
-        .block_on(work)
-}
-
 pub(crate) fn accept_protobuf(body: impl Into<Bytes>) -> Result<(Payload, Facts), Refusal> {
-    run(accept_otlp(PROTOBUF, "", body.into(), &Limits::default()))
+    accept_otlp(PROTOBUF, "", body.into(), &Limits::default())
 }
 
 pub(crate) fn accept_json(body: impl Into<Bytes>) -> Result<(Payload, Facts), Refusal> {
-    run(accept_otlp(JSON, "", body.into(), &Limits::default()))
+    accept_otlp(JSON, "", body.into(), &Limits::default())
 }
 
+/// Accepts a batch and returns the ids that its answer says are stored.
 pub(crate) fn accept_batch(body: impl Into<Bytes>) -> Result<(Payload, Vec<String>), Refusal> {
-    run(accept_ingestion(JSON, "", body.into(), &Limits::default()))
+    let (payload, answer) = accept_ingestion(JSON, "", body.into(), &Limits::default())?;
+    let answer = json(&answer.body);
+    assert_eq!(answer["errors"], Value::from(Vec::<Value>::new()));
+    let successes = list(&answer["successes"]).into_iter();
+    let ids = successes.map(|it| {
+        assert_eq!(it["status"], 201);
+        it["id"].as_str().unwrap().to_owned()
+    });
+    Ok((payload, ids.collect()))
 }
 
 /// Accepts a body of any kind and returns the payload alone.
@@ -41,12 +43,10 @@ pub(crate) fn accept(
 ) -> Result<Payload, Refusal> {
     let (body, limits) = (body.into(), Limits::default());
     match kind {
-        Kind::OtlpProtobuf => run(accept_otlp(PROTOBUF, encoding, body, &limits)).map(|it| it.0),
-        Kind::OtlpJson => run(accept_otlp(JSON, encoding, body, &limits)).map(|it| it.0),
-        Kind::Ingestion => run(accept_ingestion(JSON, encoding, body, &limits)).map(|it| it.0),
-        Kind::Scores | Kind::Score => {
-            run(accept_scores(JSON, encoding, body, &limits)).map(|it| it.0)
-        }
+        Kind::OtlpProtobuf => accept_otlp(PROTOBUF, encoding, body, &limits).map(|it| it.0),
+        Kind::OtlpJson => accept_otlp(JSON, encoding, body, &limits).map(|it| it.0),
+        Kind::Ingestion => accept_ingestion(JSON, encoding, body, &limits).map(|it| it.0),
+        Kind::Scores | Kind::Score => accept_scores(JSON, encoding, body, &limits).map(|it| it.0),
     }
 }
 

@@ -1,12 +1,10 @@
 //! Cutting a JSON body whose units stand in a list, or in lists within lists.
 
-use std::pin::Pin;
-
 use crate::payload::Refusal;
 use crate::payload::json::{Json, Shape};
 
 /// Cuts `body`; `keys` name the lists from the outside in. Without any, the body itself is the list.
-pub(super) async fn split(body: &[u8], keys: &[&str]) -> Option<(Vec<u8>, Vec<u8>)> {
+pub(super) fn split(body: &[u8], keys: &[&str]) -> Option<(Vec<u8>, Vec<u8>)> {
     let lists = keys.len().max(1);
     let mut cutter = Cutter {
         json: Json::new(body),
@@ -19,9 +17,9 @@ pub(super) async fn split(body: &[u8], keys: &[&str]) -> Option<(Vec<u8>, Vec<u8
         twice: false,
     };
     let walked = if keys.is_empty() {
-        cutter.list(0).await
+        cutter.list(0)
     } else {
-        cutter.value(0).await
+        cutter.value(0)
     };
     walked.ok()?;
     // A list given twice counts only once, but which one is not worth finding out here.
@@ -86,40 +84,36 @@ struct Cutter<'a> {
     twice: bool,
 }
 
-type Walked<'w> = Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send + 'w>>;
-
 impl Cutter<'_> {
     /// Walks an element of list `level - 1`, which either holds list `level` or is a unit.
-    fn value(&mut self, level: usize) -> Walked<'_> {
-        Box::pin(async move {
-            let shape = self.json.shape().await?;
-            if level == self.lists {
-                self.unit();
+    fn value(&mut self, level: usize) -> Result<(), Refusal> {
+        let shape = self.json.shape()?;
+        if level == self.lists {
+            self.unit();
+        }
+        if level == self.lists || shape != Shape::Object {
+            return self.json.skip().map(|_| ());
+        }
+        let (mut first, mut seen) = (true, false);
+        while let Some(key) = self.json.next_key(&mut first)? {
+            let is_list = self.json.text(&key).as_deref() == self.keys.get(level).copied();
+            if !is_list {
+                self.json.skip()?;
+                continue;
             }
-            if level == self.lists || shape != Shape::Object {
-                return self.json.skip().await.map(|_| ());
+            self.twice |= seen;
+            seen = true;
+            if self.json.shape()? == Shape::Array {
+                self.list(level)?;
+            } else {
+                self.json.skip()?;
             }
-            let (mut first, mut seen) = (true, false);
-            while let Some(key) = self.json.next_key(&mut first).await? {
-                let is_list = self.json.text(&key).as_deref() == self.keys.get(level).copied();
-                if !is_list {
-                    self.json.skip().await?;
-                    continue;
-                }
-                self.twice |= seen;
-                seen = true;
-                if self.json.shape().await? == Shape::Array {
-                    self.list(level).await?;
-                } else {
-                    self.json.skip().await?;
-                }
-            }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
-    async fn list(&mut self, level: usize) -> Result<(), Refusal> {
-        self.json.shape().await?;
+    fn list(&mut self, level: usize) -> Result<(), Refusal> {
+        self.json.shape()?;
         let list_start = self.json.at() + 1;
         self.open.push(Place {
             list_start,
@@ -129,10 +123,10 @@ impl Cutter<'_> {
             list_end: 0,
         });
         let mut first = true;
-        while self.json.next_element(&mut first).await? {
+        while self.json.next_element(&mut first)? {
             let element_start = self.json.at();
             self.open[level].element_start = element_start;
-            self.value(level + 1).await?;
+            self.value(level + 1)?;
             let end = self.json.at();
             self.open[level].previous_end = Some(end);
             self.note(level, |place| {

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use crate::payload::pace::Pace;
 use crate::payload::proto::{Field, Message, Wire, put_varint, read_varint};
 
 /// The messages that enclose one another, and which of their fields holds the next.
@@ -12,15 +11,15 @@ const PATH: [(Message, u64); 3] = [
     (Message::ScopeSpans, 2),
 ];
 
-pub(super) async fn split(request: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    let cut = middle_span(request).await?;
+pub(super) fn split(request: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let cut = middle_span(request)?;
     let halves = cut_message(request, 0..request.len(), &PATH, cut)?;
     Some((halves.left, halves.right))
 }
 
 /// Where the first span of the second half begins.
-async fn middle_span(request: &[u8]) -> Option<usize> {
-    let (mut spans, mut cut, mut pace) = (0_usize, None, Pace::default());
+fn middle_span(request: &[u8]) -> Option<usize> {
+    let (mut spans, mut cut) = (0_usize, None);
     for resource_spans in fields(request, 0..request.len())
         .flatten()
         .filter(|field| field.is_in(PATH[0]))
@@ -40,7 +39,6 @@ async fn middle_span(request: &[u8]) -> Option<usize> {
                     }
                 }
                 spans += 1;
-                pace.worked(span.whole.len()).await;
             }
         }
     }
