@@ -12,7 +12,7 @@ fuzz_target!(|delivery: &[u8]| {
     };
     assert!(records.len() <= all.len());
     for record in records {
-        let Record::RuntimeDone(id) = record else {
+        let Record::RuntimeDone { request_id: id, .. } = record else {
             continue;
         };
         let is_it = |it: &Value| {

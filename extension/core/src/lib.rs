@@ -122,6 +122,15 @@ pub enum Event<P> {
     RuntimeDone {
         /// Lambda's id of the invocation.
         request_id: String,
+        /// When, since the Unix epoch, by the record's own `time`.
+        at: Option<Duration>,
+    },
+    /// Another record of an invocation that the platform makes only when it is over: `platform.report` above all.
+    Reported {
+        /// Lambda's id of the invocation.
+        request_id: String,
+        /// When, since the Unix epoch, by the record's own `time`.
+        at: Option<Duration>,
     },
     /// The sandbox was restored from a snapshot.
     Restored {

@@ -112,7 +112,9 @@ impl<P: Payload> Core<P> {
                 deadline_epoch_ms,
             } => self.invoke(request_id, deadline_epoch_ms, now),
             Event::TelemetrySpeaks => self.end_of_work.telemetry_speaks(),
-            Event::RuntimeDone { request_id } => self.end_of_work.runtime_done(request_id, now),
+            Event::RuntimeDone { request_id, .. } | Event::Reported { request_id, .. } => {
+                self.end_of_work.runtime_done(request_id, now);
+            }
             Event::Restored { seed } => self.pipeline.delivery().reseed(seed),
             Event::RequestOpened => self.end_of_work.request_opened(now),
             Event::Accepted {

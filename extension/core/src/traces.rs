@@ -17,6 +17,10 @@ pub struct SpanFact {
     pub span_id: SpanId,
     /// What it hangs from.
     pub parent: Parent,
+    /// When it began, in nanoseconds since the Unix epoch by the app's clock, which is the sandbox's. 0: it does not say.
+    pub start_unix_nano: u64,
+    /// When it ended, the same way.
+    pub end_unix_nano: u64,
 }
 
 /// The parent of a span, as OTLP's `flags` tell it (bit 8: known to be remote or local, bit 9: remote).
@@ -141,6 +145,8 @@ mod tests {
             trace_id: [1; 16],
             span_id: [span_id; 8],
             parent,
+            start_unix_nano: 0,
+            end_unix_nano: 0,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the spans of a request say about their traces.
 
-/// The ids of one accepted span.
+/// The ids and times of one accepted span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SpanFacts {
     /// The trace that the span belongs to.
@@ -12,6 +12,10 @@ pub struct SpanFacts {
     /// Whether the parent lies in another process, where the SDK says so (OTLP `flags`, bits 8 and 9:
     /// <https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto>).
     pub parent_is_remote: Option<bool>,
+    /// When it began, in nanoseconds since the Unix epoch; 0 where it does not say.
+    pub start_unix_nano: u64,
+    /// When it ended, the same way.
+    pub end_unix_nano: u64,
 }
 
 impl SpanFacts {
@@ -21,6 +25,7 @@ impl SpanFacts {
         span_id: &[u8],
         parent: Option<&[u8]>,
         flags: u32,
+        [start_unix_nano, end_unix_nano]: [u64; 2],
     ) -> Option<Self> {
         const HAS_IS_REMOTE: u32 = 0x100;
         const IS_REMOTE: u32 = 0x200;
@@ -31,6 +36,8 @@ impl SpanFacts {
                 .filter(|id| id.iter().any(|byte| *byte != 0))
                 .and_then(|id| id.try_into().ok()),
             parent_is_remote: (flags & HAS_IS_REMOTE != 0).then_some(flags & IS_REMOTE != 0),
+            start_unix_nano,
+            end_unix_nano,
         })
     }
 }

@@ -4,6 +4,7 @@
 //! Where a key stands twice in an object the last one counts, as it does for `JSON.parse`.
 
 use std::ops::Range;
+use std::str::FromStr;
 
 use super::Refusal;
 use super::facts::{Facts, SpanFacts};
@@ -180,7 +181,9 @@ impl Walk<'_> {
                     span.attributes = self.list("attributes:not_an_array")?;
                 }
                 Some("events") => span.events = self.events()?,
-                Some("flags") => span.flags = self.flags()?,
+                Some("startTimeUnixNano") => span.start = self.integer()?,
+                Some("endTimeUnixNano") => span.end = self.integer()?,
+                Some("flags") => span.flags = self.integer()?,
                 _ => {
                     self.json.skip()?;
                 }
@@ -265,11 +268,11 @@ impl Walk<'_> {
         Ok(if is_buffer { data } else { Id::Unusable })
     }
 
-    /// OTLP's span flags; written as a number, but 32-bit integers as strings are legal JSON for protobuf too.
-    fn flags(&mut self) -> Result<u32, Refusal> {
+    /// A number of OTLP's, or 0. Protobuf's JSON writes those of 64 bits as strings, and both are legal for all.
+    fn integer<N: FromStr + Default>(&mut self) -> Result<N, Refusal> {
         let range = self.json.skip()?;
         let text = std::str::from_utf8(self.json.raw(range)).unwrap_or_default();
-        Ok(text.trim_matches('"').parse().unwrap_or(0))
+        Ok(text.trim_matches('"').parse().unwrap_or_default())
     }
 
     fn mark(&self) -> Mark {
@@ -302,6 +305,8 @@ struct Span {
     span_id: Id,
     parent_span_id: Id,
     flags: u32,
+    start: u64,
+    end: u64,
     attributes: Flaw,
     events: Flaw,
 }
@@ -325,6 +330,7 @@ impl Span {
             self.span_id.bytes()?,
             self.parent_span_id.bytes(),
             self.flags,
+            [self.start, self.end],
         )
     }
 }

@@ -109,6 +109,8 @@ struct SpanIds {
     span_id: Option<Id>,
     parent_span_id: Option<Id>,
     flags: Option<Id>,
+    start: Option<Id>,
+    end: Option<Id>,
 }
 
 impl SpanIds {
@@ -118,6 +120,8 @@ impl SpanIds {
             1 => Some(&mut self.trace_id),
             2 => Some(&mut self.span_id),
             4 => Some(&mut self.parent_span_id),
+            7 => Some(&mut self.start),
+            8 => Some(&mut self.end),
             16 => Some(&mut self.flags),
             _ => None,
         }
@@ -271,14 +275,14 @@ impl OtlpProto {
     }
 
     fn capture(&mut self, number: u64, wire: Wire) {
-        let flags = number == 16;
-        let remembered = wire
-            == if flags {
-                Wire::Fixed32
-            } else {
-                Wire::Delimited
-            };
-        if remembered && let Some(id) = self.span.field(number) {
+        let wanted = match number {
+            7 | 8 => Wire::Fixed64,
+            16 => Wire::Fixed32,
+            _ => Wire::Delimited,
+        };
+        if wire == wanted
+            && let Some(id) = self.span.field(number)
+        {
             *id = Some(Id::default());
             self.captured = Some(number);
         }
@@ -322,7 +326,18 @@ impl OtlpProto {
         let flags = span.flags.as_ref().map(Id::as_slice).unwrap_or_default();
         let flags = flags.try_into().map_or(0, u32::from_le_bytes);
         let parent = span.parent_span_id.as_ref().map(Id::as_slice);
-        let known = SpanFacts::new(trace_id.as_slice(), span_id.as_slice(), parent, flags);
+        let time = |field: Option<Id>| {
+            let bytes = field.and_then(|field| field.as_slice().try_into().ok());
+            bytes.map_or(0, u64::from_le_bytes)
+        };
+        let times = [time(span.start), time(span.end)];
+        let known = SpanFacts::new(
+            trace_id.as_slice(),
+            span_id.as_slice(),
+            parent,
+            flags,
+            times,
+        );
         self.facts.note(known, self.facts_limit);
         self.spans = self.spans.saturating_add(1);
         Ok(())

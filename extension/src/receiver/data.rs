@@ -271,6 +271,8 @@ fn span_facts(facts: &Facts) -> Vec<SpanFact> {
             (Some(parent), Some(false)) => Parent::Local(parent),
             (Some(parent), None) => Parent::Unknown(parent),
         },
+        start_unix_nano: span.start_unix_nano,
+        end_unix_nano: span.end_unix_nano,
     };
     facts.spans.iter().map(fact).collect()
 }

@@ -128,6 +128,7 @@ impl Doors {
     pub(crate) async fn finish(&mut self) {
         self.inputs.event(Event::RuntimeDone {
             request_id: "invocation".into(),
+            at: None,
         });
         self.released().await;
     }

@@ -109,6 +109,8 @@ pub(crate) fn span(trace: u8, id: u8, parent: Parent) -> SpanFact {
         trace_id: [trace; 16],
         span_id: [id; 8],
         parent,
+        start_unix_nano: 0,
+        end_unix_nano: 0,
     }
 }
 
@@ -313,6 +315,7 @@ impl Sandbox {
     pub(crate) fn runtime_done(&mut self, id: &str) {
         self.tell(Event::RuntimeDone {
             request_id: id.into(),
+            at: None,
         });
     }
 

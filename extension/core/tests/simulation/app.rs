@@ -110,6 +110,8 @@ impl Lambda {
             trace_id,
             span_id,
             parent,
+            start_unix_nano: 0,
+            end_unix_nano: 0,
         }]
     }
 }

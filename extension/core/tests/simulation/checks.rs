@@ -116,7 +116,7 @@ impl Checks {
                 self.next_outstanding = false;
                 self.last_activity = Some(now);
             }
-            Event::RuntimeDone { request_id } => {
+            Event::RuntimeDone { request_id, .. } | Event::Reported { request_id, .. } => {
                 self.telemetry_spoke = true;
                 if let Some(invocation) = &mut self.invocation
                     && invocation.request_id == *request_id

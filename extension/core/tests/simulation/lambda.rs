@@ -276,7 +276,12 @@ impl Lambda {
         self.busy = false;
         self.world.note(|_| "the runtime is done".into());
         let telemetry = self.world.nature.telemetry;
-        let done = |request_id| What::Tell(Event::RuntimeDone { request_id });
+        let done = |request_id| {
+            What::Tell(Event::RuntimeDone {
+                request_id,
+                at: None,
+            })
+        };
         let request_id = self.request_id();
         let rng = &mut self.world.rng;
         let soon = rng.ms(0, 30);

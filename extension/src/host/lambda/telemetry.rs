@@ -1,4 +1,4 @@
-//! The listener that Lambda's Telemetry API posts to, for the one record that matters: `platform.runtimeDone`.
+//! The listener that Lambda's Telemetry API posts to, for the records that matter: those that end an invocation.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/telemetry-schema-reference.html>
 //!
 //! It answers 200 whatever comes, because Lambda sends again what is not, and reads each record by itself, because a
@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -61,7 +62,7 @@ impl Telemetry {
         loop {
             let Ok((stream, _)) = self.listener.accept().await else {
                 // Out of file descriptors, most likely; others will be closed.
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
             let inputs = inputs.clone();
@@ -85,7 +86,8 @@ async fn take_delivery(
     {
         for record in read_delivery(&body.to_bytes()) {
             inputs.event(match record {
-                Record::RuntimeDone(request_id) => Event::RuntimeDone { request_id },
+                Record::RuntimeDone { request_id, at } => Event::RuntimeDone { request_id, at },
+                Record::Reported { request_id, at } => Event::Reported { request_id, at },
                 Record::Restored => Event::Restored {
                     seed: crate::agent::random_seed(),
                 },
@@ -99,8 +101,20 @@ async fn take_delivery(
 /// What a record tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// The invocation with this id is over.
-    RuntimeDone(String),
+    /// The runtime has asked for its next invocation.
+    RuntimeDone {
+        /// The invocation that is over.
+        request_id: String,
+        /// When, since the Unix epoch, as far as the record says.
+        at: Option<Duration>,
+    },
+    /// `platform.report`, which comes when an invocation is over for everybody.
+    Reported {
+        /// The invocation that is over.
+        request_id: String,
+        /// When, since the Unix epoch, as far as the record says.
+        at: Option<Duration>,
+    },
     /// The sandbox was restored from a snapshot.
     Restored,
     /// Something else, by which at least telemetry is known to come.
@@ -114,19 +128,26 @@ pub fn read_delivery(delivery: &[u8]) -> Vec<Record> {
         #[serde(rename = "type")]
         kind: &'a str,
         #[serde(borrow, default)]
+        time: Option<&'a RawValue>,
+        #[serde(borrow, default)]
         record: Option<&'a RawValue>,
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct RuntimeDone {
+    struct OfInvocation {
         request_id: String,
     }
     let read = |raw: &RawValue| {
         let typed: Typed = serde_json::from_str(raw.get()).ok()?;
         match typed.kind {
-            "platform.runtimeDone" => {
-                let done: RuntimeDone = serde_json::from_str(typed.record?.get()).ok()?;
-                Some(Record::RuntimeDone(done.request_id))
+            kind @ ("platform.runtimeDone" | "platform.report") => {
+                let OfInvocation { request_id } = serde_json::from_str(typed.record?.get()).ok()?;
+                let at = typed.time.and_then(|time| moment(time.get()));
+                Some(if kind == "platform.report" {
+                    Record::Reported { request_id, at }
+                } else {
+                    Record::RuntimeDone { request_id, at }
+                })
             }
             "platform.restoreStart" => Some(Record::Restored),
             _ => Some(Record::Other),
@@ -134,6 +155,12 @@ pub fn read_delivery(delivery: &[u8]) -> Vec<Record> {
     };
     let records: Vec<&RawValue> = serde_json::from_slice(delivery).unwrap_or_default();
     records.into_iter().filter_map(read).collect()
+}
+
+/// A record's `time`, a JSON string in RFC 3339: since the Unix epoch.
+fn moment(time: &str) -> Option<Duration> {
+    let time = humantime::parse_rfc3339(time.trim_matches('"')).ok()?;
+    time.duration_since(UNIX_EPOCH).ok()
 }
 
 /// The address of [`SANDBOX_HOST`] in the text of `/etc/hosts`, without a resolver's thread and time-outs.
@@ -163,13 +190,41 @@ mod tests {
             {"type":"platform.runtimeDone"},
             {"time":"t","type":"platform.newlyInvented","record":7},
             {"time":"t","type":"platform.restoreStart","record":{}},
-            {"time":"t","type":"platform.runtimeDone","record":{"requestId":"b","status":"success"}}
+            {"time":"t","type":"platform.runtimeDone","record":{"requestId":"b","status":"success"}},
+            {"time":"2022-10-12T00:00:15.064Z","type":"platform.report","record":{"requestId":"c"}}
         ]"#;
-        let done = Record::RuntimeDone("b".into());
+        let done = Record::RuntimeDone {
+            request_id: "b".into(),
+            at: None,
+        };
+        let reported = Record::Reported {
+            request_id: "c".into(),
+            at: Some(Duration::from_millis(1_665_532_815_064)),
+        };
         assert_eq!(
             read_delivery(delivery),
-            [Record::Other, Record::Other, Record::Restored, done]
+            [
+                Record::Other,
+                Record::Other,
+                Record::Restored,
+                done,
+                reported
+            ]
         );
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_read_hides_no_end() {
+        for time in ["1", "null", "{}", "\"\"", "\"1969-12-31T23:59:59.999Z\""] {
+            let delivery = format!(
+                r#"[{{"time":{time},"type":"platform.runtimeDone","record":{{"requestId":"a"}}}}]"#
+            );
+            let done = Record::RuntimeDone {
+                request_id: "a".into(),
+                at: None,
+            };
+            assert_eq!(read_delivery(delivery.as_bytes()), [done]);
+        }
     }
 
     #[test]
