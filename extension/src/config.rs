@@ -47,6 +47,24 @@ pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCA
 /// Langfuse's EU cloud.
 pub const DEFAULT_BASE_URL: &str = "https://cloud.langfuse.com";
 
+/// By which of their own variables Langfuse's SDKs and LiteLLM find Langfuse.
+pub(crate) const SDK_BASE_URLS: [&str; 4] = [
+    "LANGFUSE_BASE_URL",
+    "LANGFUSE_HOST",
+    "LANGFUSE_BASEURL",
+    "LANGFUSE_OTEL_HOST",
+];
+
+/// By which variables OTLP exporters find anything, Langfuse too.
+pub(crate) const OTLP_BASE_URLS: [&str; 3] = [
+    "TRACELOOP_BASE_URL",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+];
+
+/// Below Langfuse's base URL, what OTLP exporters are given.
+pub(crate) const OTLP_PATH: &str = "/api/public/otel";
+
 /// The largest default of the buffer; a small function gets a sixteenth of its memory.
 pub const LARGEST_DEFAULT_BUFFER_BYTES: usize = 32 << 20;
 
@@ -134,7 +152,7 @@ impl Config {
             runtime_api: environment.get("AWS_LAMBDA_RUNTIME_API"),
             listen,
             also_listen,
-            upstream: reader.upstream(),
+            upstream: reader.upstream(listen),
             keys: reader.keys(),
             aws: AwsEnvironment::read(|name| environment.get(name)),
             core: reader.core(spool_bytes > 0),
@@ -227,10 +245,10 @@ impl<E: Environment> Reader<'_, E> {
         }
     }
 
-    fn upstream(&mut self) -> Option<Url> {
+    fn upstream(&mut self, listen: SocketAddr) -> Option<Url> {
         let (name, text) = match self.get("BASE_URL") {
             Some(text) => ("LANGFUSE_EXTENSION_BASE_URL", text),
-            None => self.sdk_base_url(),
+            None => self.sdk_base_url(listen),
         };
         match Url::parse(&text) {
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Some(url),
@@ -244,13 +262,18 @@ impl<E: Environment> Reader<'_, E> {
         }
     }
 
-    /// The SDK's own settings name Langfuse, unless they name the extension.
-    fn sdk_base_url(&self) -> (&'static str, String) {
-        let candidates = ["LANGFUSE_BASE_URL", "LANGFUSE_HOST"];
-        let set = candidates
+    /// The clients' own settings name Langfuse, unless they name the extension.
+    fn sdk_base_url(&self, listen: SocketAddr) -> (&'static str, String) {
+        let named = SDK_BASE_URLS
             .into_iter()
             .filter_map(|name| Some((name, self.environment.get(name)?)));
-        set.filter(|(_, text)| !names_loopback(text))
+        let exporters = OTLP_BASE_URLS.into_iter().filter_map(|name| {
+            let url = self.environment.get(name)?;
+            Some((name, langfuse_of_otlp(&url)?.to_owned()))
+        });
+        named
+            .chain(exporters)
+            .filter(|(_, text)| !names_listener(text, listen))
             .chain([("the default", DEFAULT_BASE_URL.to_owned())])
             .next()
             .unwrap_or_default()
@@ -397,16 +420,24 @@ fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-fn names_loopback(url: &str) -> bool {
+/// Whether this address is the extension's own: then it says where the app finds it, and not where Langfuse is.
+pub(crate) fn names_listener(url: &str, listen: SocketAddr) -> bool {
     let Ok(url) = Url::parse(url) else {
         return false;
     };
     let host = url.host_str().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
+    let is_loopback = host == "localhost"
         || host
             .parse::<IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
+            .is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified());
+    is_loopback && url.port_or_known_default() == Some(listen.port())
+}
+
+/// Langfuse's base URL, if an OTLP exporter's address is one of Langfuse's.
+/// <https://langfuse.com/integrations/native/opentelemetry>
+pub(crate) fn langfuse_of_otlp(url: &str) -> Option<&str> {
+    url.find(OTLP_PATH).map(|at| &url[..at])
 }
 
 #[cfg(test)]

@@ -1,3 +1,95 @@
-//! Who starts, freezes and ends this process.
+//! Who starts, freezes and ends this process, and what every such host starts alike.
 
+pub mod attach;
+pub mod exec;
 pub mod lambda;
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::agent::{self, Agent};
+use crate::config::Config;
+use crate::credentials::keyring::Keyring;
+use crate::exporter::langfuse::Exporter;
+use crate::exporter::upstream::Upstream;
+use crate::inputs::Inputs;
+use crate::receiver::{self, Receiver};
+use crate::spool::disk::Disk;
+
+/// The ports that clients come to.
+#[derive(Debug)]
+struct Doors(Vec<TcpListener>);
+
+impl Doors {
+    /// Without a port there is nothing to do, but no harm in it either.
+    async fn bind(config: &Config) -> Self {
+        let mut doors = Vec::new();
+        // Many sandboxes have no IPv6, and then nobody can ask for it.
+        if let Some(address) = config.also_listen
+            && let Ok(listener) = TcpListener::bind(address).await
+        {
+            doors.push(listener);
+        }
+        match TcpListener::bind(config.listen).await {
+            Ok(listener) => doors.push(listener),
+            Err(error) => tracing::error!(
+                address = %config.listen,
+                %error,
+                "cannot listen, so nothing is traced: does another collector (ADOT, Datadog) hold this port? \
+                 Set LANGFUSE_EXTENSION_LISTEN and the app's LANGFUSE_BASE_URL to another one"
+            ),
+        }
+        Self(doors)
+    }
+}
+
+/// What a host goes on with: it tells `inputs` what happens, is asked for the next event by `next_asked`, and runs the agent.
+struct Opened {
+    agent: Agent,
+    inputs: Inputs,
+    next_asked: mpsc::UnboundedReceiver<()>,
+}
+
+/// Opens everything between the doors and Langfuse. Nothing is waited for.
+fn open(mut config: Config, doors: Doors) -> Opened {
+    let (inputs, events) = Inputs::channel();
+    let (ask_next, next_asked) = mpsc::unbounded_channel();
+    let (reread_keys, keys_doubted) = mpsc::unbounded_channel();
+    config.core.seed = agent::random_seed();
+    let upstream = Upstream::open(config.upstream.take(), config.ca_file.as_deref());
+    config.core.enabled &= upstream.has_address();
+
+    let exporter = Exporter::new(upstream.clone(), inputs.clone());
+    let disk = config.core.spool.then(|| open_disk(&config)).flatten();
+    config.core.spool = disk.is_some();
+    let keyring = Keyring::new(config.keys.take(), config.aws.clone(), upstream.clone());
+    let receiver = Arc::new(Receiver::new(
+        inputs.clone(),
+        upstream,
+        receiver::Settings {
+            passthrough: config.passthrough,
+            accept: config.accept,
+            prompt_cache: config.prompt_cache,
+            has_keys: keyring.has_sources(),
+            limits: receiver::Limits::default(),
+        },
+    ));
+    tokio::spawn(keyring.keep(inputs.clone(), keys_doubted));
+    for listener in doors.0 {
+        tokio::spawn(Arc::clone(&receiver).serve(listener));
+    }
+    let agent = Agent::new(config.core, events, ask_next, exporter, disk, reread_keys);
+    Opened {
+        agent,
+        inputs,
+        next_asked,
+    }
+}
+
+fn open_disk(config: &Config) -> Option<Disk> {
+    Disk::open(config)
+        .inspect_err(|error| tracing::warn!(%error, dir = %config.spool_dir.display(), "going on without a spool"))
+        .ok()
+}

@@ -1,8 +1,11 @@
 //! The life of the process.
 
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
 
 use langfuse_extension::config::ProcessEnvironment;
+use langfuse_extension::host::exec::{Start, WRAPPER, exec};
 use langfuse_extension::{host, logging};
 
 /// The C library's own costs more: musl's, in the layer, gives memory back at once, so that every body is paid for in page
@@ -11,29 +14,49 @@ use langfuse_extension::{host, logging};
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args();
+    let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
+    let name = file_name(&name);
     let arguments: Vec<_> = arguments.collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => run(host::lambda::live(file_name(&name))),
+    if name == WRAPPER {
+        return wrap(arguments);
+    }
+    let words: Vec<_> = arguments
+        .iter()
+        .map(|word| word.to_string_lossy())
+        .collect();
+    match words.iter().map(AsRef::as_ref).collect::<Vec<&str>>()[..] {
+        [] => run(host::lambda::live(&name)),
         ["--version"] => {
             println!("langfuse-extension {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
+        // The first line of /opt/langfuse makes its own path the word that follows.
+        ["exec", file, ..] if file_name(OsStr::new(file)) == WRAPPER => {
+            wrap(arguments.into_iter().skip(2).collect())
+        }
+        ["exec", ..] => wrap(arguments.into_iter().skip(1).collect()),
         ["check"] => run(check()),
         ["replay", ref files @ ..] if !files.is_empty() => run(replay(files)),
-        _ => {
-            eprintln!("{USAGE}");
-            ExitCode::from(2)
-        }
+        _ => usage(),
     }
 }
 
-const USAGE: &str = "usage: langfuse-extension [check | replay FILE… | --version]
+const USAGE: &str = "usage: langfuse-extension [exec [--runtime python|node] -- CMD… | check | replay FILE… | --version]
 Without arguments it is started by AWS Lambda, from /opt/extensions.
+  exec -- CMD…   become CMD, whose SDKs then find the extension that runs beside; in the layer: /opt/langfuse CMD…
   check          say whether data would arrive with these settings, and what to change if not
   replay FILE…   send what spool files still hold
 The settings are environment variables; see docs/settings.md.";
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
+}
+
+fn wrap(words: Vec<OsString>) -> ExitCode {
+    Start::parse(words).map_or_else(usage, |start| exec(&start))
+}
 
 async fn check() -> ExitCode {
     logging::start(tracing::Level::ERROR);
@@ -75,6 +98,7 @@ fn run(life: impl Future<Output = ExitCode>) -> ExitCode {
 }
 
 /// Lambda wants to be told the name of the file that it started.
-fn file_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
+fn file_name(path: &OsStr) -> String {
+    let name = Path::new(path).file_name().unwrap_or(path);
+    name.to_string_lossy().into_owned()
 }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
+use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
@@ -51,6 +51,10 @@ pub use prompts::{
 
 /// How long to wait before connections are accepted again after that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Stands in the answer to `GET /status`, with the version: whoever is to send an app here can tell this extension from
+/// another collector that holds the port.
+pub const IDENTITY_HEADER: HeaderName = HeaderName::from_static("x-langfuse-extension");
 
 /// The body of an answer: ours, or one that streams through from Langfuse.
 pub(crate) type AnswerBody = BoxBody<Bytes, BoxError>;
@@ -203,7 +207,14 @@ impl Receiver {
             .await
             .map(|status| serde_json::to_vec(&status))
         {
-            Some(Ok(json)) => complete(StatusCode::OK, "application/json", json.into()),
+            Some(Ok(json)) => {
+                let mut answer = complete(StatusCode::OK, "application/json", json.into());
+                answer.headers_mut().insert(
+                    IDENTITY_HEADER,
+                    HeaderValue::from_static(env!("CARGO_PKG_VERSION")),
+                );
+                answer
+            }
             _ => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
         }
     }

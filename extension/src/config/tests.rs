@@ -46,6 +46,53 @@ fn the_sdks_address_counts_unless_it_is_the_extensions() {
 }
 
 #[test]
+fn a_langfuse_on_this_machine_is_one_unless_its_port_is_the_extensions() {
+    let url = |listen, url| {
+        let config = read(&[
+            ("LANGFUSE_EXTENSION_LISTEN", listen),
+            ("LANGFUSE_BASE_URL", url),
+        ]);
+        config.upstream.unwrap().to_string()
+    };
+    assert_eq!(
+        url("127.0.0.1:4318", "http://localhost:3000"),
+        "http://localhost:3000/"
+    );
+    assert_eq!(
+        url("127.0.0.1:3000", "http://localhost:3000"),
+        "https://cloud.langfuse.com/"
+    );
+}
+
+#[test]
+fn whatever_client_names_langfuse_names_it_for_the_extension() {
+    let url = |name, value| read(&[(name, value)]).upstream.unwrap().to_string();
+    for name in ["LANGFUSE_HOST", "LANGFUSE_BASEURL", "LANGFUSE_OTEL_HOST"] {
+        assert_eq!(
+            url(name, "https://l.example/base"),
+            "https://l.example/base"
+        );
+    }
+    for name in ["TRACELOOP_BASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"] {
+        assert_eq!(
+            url(name, "https://l.example/api/public/otel"),
+            "https://l.example/"
+        );
+        assert_eq!(
+            url(name, "https://collector.example"),
+            "https://cloud.langfuse.com/"
+        );
+    }
+    assert_eq!(
+        url(
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "https://l.example/api/public/otel/v1/traces"
+        ),
+        "https://l.example/"
+    );
+}
+
+#[test]
 fn what_makes_no_sense_is_named_and_replaced() {
     let config = read(&[
         ("LANGFUSE_EXTENSION_FLUSH", "sometimes"),

@@ -4,25 +4,19 @@ pub mod platform;
 pub mod telemetry;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::agent::{self, Agent};
+use super::{Doors, Opened, open};
 use crate::config::{Config, ProcessEnvironment};
-use crate::credentials::keyring::Keyring;
-use crate::exporter::langfuse::Exporter;
-use crate::exporter::upstream::Upstream;
 use crate::inputs::{Event, Input, Inputs, PlatformEvent};
 use crate::logging;
-use crate::receiver::{self, Receiver};
-use crate::spool::disk::Disk;
 use platform::Platform;
 use telemetry::Telemetry;
 
 /// From registration to SHUTDOWN. The sandbox starts the function's runtime once every extension is registered, so
-/// nothing slow may come before that.
+/// nothing slow may come before that. The port is bound before, which takes microseconds: so whoever is started after
+/// the registration finds it, and waits for the answer instead of being refused.
 pub async fn live(name: &str) -> ExitCode {
     let config = Config::read(&ProcessEnvironment);
     logging::start(config.log_level);
@@ -32,6 +26,7 @@ pub async fn live(name: &str) -> ExitCode {
         );
         return ExitCode::from(2);
     };
+    let doors = Doors::bind(&config).await;
     let platform = match Platform::register(api, name).await {
         Ok(platform) => platform,
         Err(error) => {
@@ -42,41 +37,21 @@ pub async fn live(name: &str) -> ExitCode {
     for problem in &config.problems {
         tracing::error!("{problem}");
     }
-    serve(config, platform).await
+    serve(config, doors, platform).await
 }
 
-async fn serve(mut config: Config, mut platform: Platform) -> ExitCode {
-    let (inputs, events) = Inputs::channel();
-    let (ask_next, next_asked) = mpsc::unbounded_channel();
-    let (reread_keys, keys_doubted) = mpsc::unbounded_channel();
-    config.core.seed = agent::random_seed();
-    let upstream = Upstream::open(config.upstream.take(), config.ca_file.as_deref());
-    config.core.enabled &= upstream.has_address();
-
-    let exporter = Exporter::new(upstream.clone(), inputs.clone());
-    let disk = config.core.spool.then(|| open_disk(&config)).flatten();
-    config.core.spool = disk.is_some();
-    let keyring = Keyring::new(config.keys.take(), config.aws.clone(), upstream.clone());
-    let receiver = Receiver::new(
-        inputs.clone(),
-        upstream,
-        receiver::Settings {
-            passthrough: config.passthrough,
-            accept: config.accept,
-            prompt_cache: config.prompt_cache,
-            has_keys: keyring.has_sources(),
-            limits: receiver::Limits::default(),
-        },
-    );
-    tokio::spawn(keyring.keep(inputs.clone(), keys_doubted));
-    listen(&config, receiver).await;
+async fn serve(config: Config, doors: Doors, mut platform: Platform) -> ExitCode {
+    let Opened {
+        mut agent,
+        inputs,
+        next_asked,
+    } = open(config, doors);
     let subscribed = subscribe(&mut platform, &inputs).await;
 
     inputs.event(Event::Registered {
         invoke: platform.told_of_invocations,
     });
     let mut events_of_lambda = tokio::spawn(follow(platform, next_asked, inputs));
-    let mut agent = Agent::new(config.core, events, ask_next, exporter, disk, reread_keys);
     if !subscribed {
         agent.silence_is_known();
     }
@@ -117,28 +92,6 @@ async fn follow(
     }
 }
 
-/// Without a port there is nothing to do, but no harm in it either.
-async fn listen(config: &Config, receiver: Receiver) {
-    let receiver = Arc::new(receiver);
-    // Many sandboxes have no IPv6, and then nobody can ask for it.
-    if let Some(address) = config.also_listen
-        && let Ok(listener) = TcpListener::bind(address).await
-    {
-        tokio::spawn(Arc::clone(&receiver).serve(listener));
-    }
-    match TcpListener::bind(config.listen).await {
-        Ok(listener) => {
-            tokio::spawn(receiver.serve(listener));
-        }
-        Err(error) => tracing::error!(
-            address = %config.listen,
-            %error,
-            "cannot listen, so nothing is traced: does another collector (ADOT, Datadog) hold this port? \
-             Set LANGFUSE_EXTENSION_LISTEN and the app's LANGFUSE_BASE_URL to another one"
-        ),
-    }
-}
-
 /// Says whether the end of each invocation will be told.
 async fn subscribe(platform: &mut Platform, inputs: &Inputs) -> bool {
     match Telemetry::bind().await {
@@ -158,16 +111,11 @@ async fn subscribe(platform: &mut Platform, inputs: &Inputs) -> bool {
     false
 }
 
-fn open_disk(config: &Config) -> Option<Disk> {
-    Disk::open(config)
-        .inspect_err(|error| tracing::warn!(%error, dir = %config.spool_dir.display(), "going on without a spool"))
-        .ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     /// Registers whoever asks, and then gives these events, one for each request.
     async fn lambda(events: &'static [&'static str]) -> (String, tokio::task::JoinHandle<()>) {
