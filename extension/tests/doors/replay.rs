@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use lambda_emulator::fake_langfuse::{Config, FakeLangfuse, Recording};
+use lambda_emulator::fake_langfuse::{FakeLangfuse, Recording};
 use langfuse_extension::config::Passthrough;
 
 use crate::fixture::Fixture;
-use crate::support::{Doors, PATIENCE, Setup};
+use crate::support::{Doors, PATIENCE, Setup, lists_of_scores};
 
 /// Everything stored or refused, in a form in which two runs can be compared: whose it is, what it is, and the headers
 /// by which Langfuse chooses how to store it. Only compression may differ.
@@ -55,7 +55,7 @@ fn count(it: &Recording) -> usize {
 
 #[tokio::test]
 async fn each_recorded_request_alone_arrives_as_if_sent_directly() {
-    let direct = FakeLangfuse::start(Config::default()).unwrap();
+    let direct = FakeLangfuse::start(lists_of_scores()).unwrap();
     let mut doors = Doors::open(Setup::default()).await;
     let mut compared = 0;
     for fixture in Fixture::all().into_iter().filter(Fixture::carries_data) {
@@ -89,7 +89,7 @@ async fn each_recorded_request_alone_arrives_as_if_sent_directly() {
 
 #[tokio::test]
 async fn all_recorded_requests_of_one_invocation_arrive_as_if_sent_directly_in_fewer_requests() {
-    let direct = FakeLangfuse::start(Config::default()).unwrap();
+    let direct = FakeLangfuse::start(lists_of_scores()).unwrap();
     let mut doors = Doors::open(Setup::default()).await;
     doors.invoke();
     let mut sent = 0;
@@ -117,7 +117,7 @@ async fn all_recorded_requests_of_one_invocation_arrive_as_if_sent_directly_in_f
 
 #[tokio::test]
 async fn every_other_recorded_request_reaches_langfuse_as_it_was_and_gets_its_answer() {
-    let direct = FakeLangfuse::start(Config::default()).unwrap();
+    let direct = FakeLangfuse::start(lists_of_scores()).unwrap();
     let mut setup = Setup::default();
     setup.receiver.prompt_cache = false;
     setup.receiver.passthrough = Passthrough::All;

@@ -38,6 +38,14 @@ pub(crate) struct Setup {
     pub(crate) own_keys: bool,
 }
 
+/// A Langfuse that takes what every SDK sends, lists of scores included.
+pub(crate) fn lists_of_scores() -> Config {
+    Config {
+        score_lists: true,
+        ..Config::default()
+    }
+}
+
 impl Default for Setup {
     fn default() -> Self {
         Self {
@@ -57,7 +65,7 @@ impl Default for Setup {
                 max_data_age: Duration::from_hours(1),
                 ..CoreSettings::default()
             },
-            langfuse: Config::default(),
+            langfuse: lists_of_scores(),
             own_keys: false,
         }
     }

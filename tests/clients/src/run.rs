@@ -86,7 +86,12 @@ pub struct Outcome {
 /// # Panics
 /// If an invocation fails, or the extension does not leave in time.
 pub async fn run(client: &Client, installed: &Installed, plan: Plan<'_>) -> Outcome {
-    let langfuse = FakeLangfuse::start(Config::default()).expect("a fake Langfuse");
+    // langfuse-python 5 sends lists of scores, which Langfuse 4.16.0 does not take: what is tried here is the way there.
+    let config = Config {
+        score_lists: true,
+        ..Config::default()
+    };
+    let langfuse = FakeLangfuse::start(config).expect("a fake Langfuse");
     let dir = tempfile::tempdir().expect("a directory");
     let lambda = builder(client, installed, plan, &langfuse, dir.path());
     match plan.way {

@@ -25,6 +25,8 @@ pub struct Config {
     pub max_request_bytes: usize,
     /// Langfuse v4's write mode in which the ingestion door takes nothing but scores and SDK logs.
     pub events_only: bool,
+    /// Take lists at `/api/public/scores`, as langfuse-python 5 sends them. Langfuse 4.16.0 answers them 400.
+    pub score_lists: bool,
 }
 
 impl Default for Config {
@@ -47,6 +49,7 @@ impl Default for Config {
             ],
             max_request_bytes: DEFAULT_MAX_REQUEST_BYTES,
             events_only: false,
+            score_lists: false,
         }
     }
 }
@@ -56,6 +59,9 @@ impl Default for Config {
 pub struct Project {
     /// The project's id, by which recordings name it.
     pub id: String,
+    /// Whose project it is: rate limits are an organisation's.
+    #[serde(default = "organization")]
+    pub organization: String,
     /// `pk-lf-…`.
     pub public_key: String,
     /// `sk-lf-…`. Requests are resolved to a project by this one alone, as Langfuse does.
@@ -74,10 +80,11 @@ impl Project {
     /// The default project's secret key.
     pub const SECRET_KEY: &str = "sk-lf-test";
 
-    /// A project in good standing.
+    /// A project in good standing, of the one organisation that all have unless it is changed.
     pub fn new(id: &str, public_key: &str, secret_key: &str) -> Self {
         Self {
             id: id.into(),
+            organization: organization(),
             public_key: public_key.into(),
             secret_key: secret_key.into(),
             suspended: false,
@@ -90,6 +97,10 @@ impl Default for Project {
     fn default() -> Self {
         Self::new("project-test", Self::PUBLIC_KEY, Self::SECRET_KEY)
     }
+}
+
+fn organization() -> String {
+    "org-test".into()
 }
 
 /// One version of a prompt.

@@ -2,20 +2,24 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::{Channel, Either, Full};
 use hyper::{Request, Response};
 
 use super::connection::Control;
-use super::fault::{Facts, Fault};
+use super::fault::Fault;
 use super::ingestion;
 use super::otlp;
 use super::recording::{Door, RecordedRequest};
+use super::refused_items;
 use super::reply::Reply;
 use super::request::Incoming;
 use super::routes::{self, Answer, Contents, Route};
 use super::state::{Shared, State};
+use super::surrogate;
+use super::worker;
 
 pub(super) type Body = Either<Full<Bytes>, Channel<Bytes, io::Error>>;
 
@@ -43,7 +47,8 @@ impl Connection {
                 self.control.reset();
                 Err(io::ErrorKind::ConnectionReset.into())
             }
-            Fault::ResetMidResponse => self.half_of(&reply).await,
+            Fault::ResetMidResponse => self.half_of(&reply, true).await,
+            Fault::StallMidResponse => self.half_of(&reply, false).await,
             Fault::Latency { delay } => {
                 tokio::time::sleep(delay).await;
                 respond(reply)
@@ -60,12 +65,7 @@ impl Connection {
     fn judge(&self, incoming: &Incoming) -> (Fault, Reply) {
         let route = Route::of(&incoming.target, &self.shared.base_path);
         let contents = Contents::of(&route, incoming);
-        let data_bearing = contents.span_count() + contents.events(&route).len() > 0;
-        let facts = Facts {
-            method: &incoming.method,
-            path: incoming.path(),
-            data_bearing,
-        };
+        let facts = contents.facts(&route, incoming);
         let mut state = self.shared.lock();
         let fault = state.faults.for_request(&facts);
         let answer = match &fault {
@@ -77,7 +77,11 @@ impl Connection {
                 ..unanswered()
             },
             _ => {
-                let answer = routes::answer(&mut state, &route, incoming, &contents, &self.origin);
+                let mut answer =
+                    routes::answer(&mut state, &route, incoming, &contents, &self.origin);
+                if let Fault::RefuseItems { containing, status } = &fault {
+                    refused_items::refuse(&mut answer, &contents, incoming, containing, *status);
+                }
                 match fault {
                     Fault::Status { .. } => Answer {
                         reply: replaced(&fault),
@@ -94,8 +98,8 @@ impl Connection {
         (fault, reply)
     }
 
-    /// Announces the whole body, sends half of it and resets once that half has left.
-    async fn half_of(&self, reply: &Reply) -> io::Result<Response<Body>> {
+    /// Announces the whole body and sends half of it. Then comes a reset, once that half has left, or nothing at all.
+    async fn half_of(&self, reply: &Reply, reset: bool) -> io::Result<Response<Body>> {
         let whole = reply.body.clone();
         let half = whole.slice(..whole.len() / 2);
         let (mut sender, body) = Channel::new(1);
@@ -105,6 +109,9 @@ impl Connection {
         sender.send_data(half).await.map_err(io::Error::other)?;
         tokio::spawn(async move {
             control.wait_for_flush_beyond(before_bytes).await;
+            if !reset {
+                std::future::pending::<()>().await;
+            }
             control.reset();
             sender.abort(io::ErrorKind::ConnectionReset.into());
         });
@@ -119,6 +126,7 @@ fn unanswered() -> Answer {
         project: None,
         accepted: false,
         events: Vec::new(),
+        refused_text: None,
     }
 }
 
@@ -186,16 +194,24 @@ fn record(
     if *fault == Fault::HangBeforeAccepting {
         return;
     }
+    let poison = is_json(incoming) && surrogate::is_in(&otlp::plain(incoming));
     if let Contents::Spans(Ok(spans)) = contents {
+        let lost_in_worker = answer.accepted && worker::fails_on(spans);
+        let first = recording.observation_count();
         let template = otlp::template(
             sequence,
             answer.project.clone(),
-            answer.accepted,
+            answer.accepted && !lost_in_worker,
             Arc::clone(&storage_headers),
         );
-        for observation in otlp::observations(spans, &template) {
+        for mut observation in otlp::observations(spans, &template) {
+            observation.lost_in_worker = lost_in_worker;
+            if let Some(text) = &answer.refused_text {
+                observation.accepted &= !refused_items::is_refused(&observation, text);
+            }
             recording.add_observation(observation);
         }
+        recording.insert_observations(first, poison, Instant::now());
     }
     if let Route::Events(door) = route {
         let items = if answer.events.is_empty() {
@@ -207,6 +223,7 @@ fn record(
         } else {
             answer.events
         };
+        let first = recording.event_count();
         record_events(
             recording,
             *door,
@@ -214,7 +231,14 @@ fn record(
             &(sequence, answer.project),
             &storage_headers,
         );
+        recording.insert_events(first, poison, Instant::now());
     }
+}
+
+fn is_json(incoming: &Incoming) -> bool {
+    incoming
+        .header("content-type")
+        .is_some_and(|kind| kind.to_lowercase().contains("json"))
 }
 
 fn record_events(

@@ -1,5 +1,7 @@
 //! What goes wrong on demand, and for which requests.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +46,17 @@ pub enum Fault {
     },
     /// Stores, sends the head and half of the body, then resets the connection (RST).
     ResetMidResponse,
+    /// Stores, sends the head and half of the body, then neither sends nor closes.
+    StallMidResponse,
+    /// Stores everything but the items that contain this text, and says so: in the 207 of `/ingestion` as an error per
+    /// item, at the OTLP door as a `partialSuccess` (Langfuse itself has none; a collector in front of it has).
+    RefuseItems {
+        /// Looked for in an item's JSON text.
+        containing: String,
+        /// Of each error in a 207.
+        #[serde(default = "bad_request")]
+        status: u16,
+    },
     /// Answers with this, as an edge, a load balancer or a broken Langfuse would.
     Status {
         /// HTTP status code.
@@ -64,11 +77,14 @@ pub enum Fault {
         /// In which way.
         failure: TlsFailure,
     },
-    /// Langfuse Cloud's limit for ingestion (OTLP and `/ingestion` share it), which, like the real one, is off by one:
+    /// Langfuse Cloud's limits, counted by organisation and bucket, which, like the real ones, are off by one:
     /// of `requests` per window the last is already refused, with 429, `Retry-After` and `X-RateLimit-*`.
     RateLimit {
-        /// Points per window.
+        /// Points per window for ingestion: OTLP and `/ingestion` share them.
         requests: u32,
+        /// Points per window for `/scores` and what else is no ingestion; `None`: no limit.
+        #[serde(default)]
+        public_api_requests: Option<u32>,
         /// Length of the fixed window that starts with its first request.
         #[serde(
             rename = "window_ms",
@@ -77,6 +93,18 @@ pub enum Fault {
         )]
         window: Duration,
     },
+}
+
+/// What an organisation pays Langfuse Cloud for, and so how many requests per minute it has.
+/// <https://langfuse.com/faq/all/api-limits>
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// 1,000 for ingestion, 30 for everything else.
+    Hobby,
+    /// 4,000 and 100.
+    Core,
+    /// 20,000 and 1,000, which is what the plans above it have as well.
+    Pro,
 }
 
 /// In which way TLS fails.
@@ -111,12 +139,46 @@ impl Fault {
         Self::Tls { failure }
     }
 
-    /// [`Fault::RateLimit`] with Cloud's window of a minute.
+    /// [`Fault::RateLimit`] of ingestion alone, with Cloud's window of a minute.
     pub fn rate_limit(requests: u32) -> Self {
         Self::RateLimit {
             requests,
+            public_api_requests: None,
             window: rate_limit_window(),
         }
+    }
+
+    /// [`Fault::RateLimit`] with what an organisation on this plan has.
+    pub fn plan(plan: Plan) -> Self {
+        let (requests, public_api_requests) = match plan {
+            Plan::Hobby => (1_000, 30),
+            Plan::Core => (4_000, 100),
+            Plan::Pro => (20_000, 1_000),
+        };
+        Self::RateLimit {
+            requests,
+            public_api_requests: Some(public_api_requests),
+            window: rate_limit_window(),
+        }
+    }
+
+    /// The page of a load balancer, a firewall or an ingress, never Langfuse's own words; nothing is stored.
+    pub fn edge(status: u16) -> Self {
+        Self::Status {
+            status,
+            headers: vec![("content-type".into(), "text/html".into())],
+            body: super::reply::edge_page(status),
+            accept: false,
+        }
+    }
+
+    /// Somewhere else: an ingress during a roll-out, or a gateway that wants a login.
+    pub fn redirect(status: u16, location: &str) -> Self {
+        let mut fault = Self::edge(status);
+        if let Self::Status { headers, .. } = &mut fault {
+            headers.push(("location".into(), location.into()));
+        }
+        fault
     }
 
     /// The answer Langfuse, or the edge before it, is known to give with this status; nothing is stored.
@@ -163,6 +225,8 @@ impl Fault {
             Self::SlowDrip { .. } => "slow_drip",
             Self::ResetBeforeResponse { .. } => "reset_before_response",
             Self::ResetMidResponse => "reset_mid_response",
+            Self::StallMidResponse => "stall_mid_response",
+            Self::RefuseItems { .. } => "refuse_items",
             Self::Status { .. } => "status",
             Self::Tls { .. } => "tls",
             Self::RateLimit { .. } => "rate_limit",
@@ -206,6 +270,8 @@ pub struct FaultScope {
     pub method: Option<String>,
     /// Only requests that carry at least one span, event or score; an empty OTLP request, a probe, is not one.
     pub data_bearing_only: bool,
+    /// Only requests whose body, inflated, contains this text; case matters.
+    pub containing: Option<String>,
     /// Only the first so many requests that match the rest (for [`Fault::Tls`]: connections).
     pub first_requests: Option<u64>,
 }
@@ -243,6 +309,24 @@ impl FaultRule {
         self
     }
 
+    /// Only requests whose body contains this text, as a firewall's rule.
+    #[must_use]
+    pub fn on_content(mut self, text: &str) -> Self {
+        self.scope.containing = Some(text.into());
+        self
+    }
+
+    /// Langfuse's object store or queue is gone: data draws 500, while an empty export, answered before either is touched,
+    /// goes on drawing 200.
+    pub fn storage_down() -> Self {
+        Self::from(Fault::status(500)).on_data()
+    }
+
+    /// The same with a store that hangs: so does data, and an empty export does not.
+    pub fn storage_hung() -> Self {
+        Self::from(Fault::HangBeforeAccepting).on_data()
+    }
+
     /// Only the first `count` matching requests.
     #[must_use]
     pub fn first(mut self, count: u64) -> Self {
@@ -270,7 +354,17 @@ pub(super) struct Faults {
 struct ActiveRule {
     rule: FaultRule,
     matched_count: u64,
-    window: Option<(Instant, u32)>,
+    windows: HashMap<Account, (Instant, u32)>,
+}
+
+/// What a limit counts by: the organisation's id, and the bucket.
+pub(super) type Account = (String, Bucket);
+
+/// Which of an organisation's two limits a route takes its points from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Bucket {
+    Ingestion,
+    PublicApi,
 }
 
 /// What a scope can look at.
@@ -278,6 +372,8 @@ pub(super) struct Facts<'a> {
     pub(super) method: &'a str,
     pub(super) path: &'a str,
     pub(super) data_bearing: bool,
+    /// The inflated body, for the rules that look at it.
+    pub(super) content: Box<dyn Fn() -> Cow<'a, [u8]> + 'a>,
 }
 
 /// What a rate limit says about one request that it refuses.
@@ -295,7 +391,7 @@ impl Faults {
         self.active.push(ActiveRule {
             rule,
             matched_count: 0,
-            window: None,
+            windows: HashMap::new(),
         });
     }
 
@@ -337,16 +433,30 @@ impl Faults {
         })
     }
 
-    /// Takes one point of the ingestion limit.
-    pub(super) fn take_point(&mut self, facts: &Facts<'_>, now: Instant) -> Option<RateLimited> {
+    /// Takes one point of this account.
+    pub(super) fn take_point(
+        &mut self,
+        facts: &Facts<'_>,
+        account: &Account,
+        now: Instant,
+    ) -> Option<RateLimited> {
         self.active.iter_mut().find_map(|active| {
-            let Fault::RateLimit { requests, window } = active.rule.fault else {
+            let Fault::RateLimit {
+                requests,
+                public_api_requests,
+                window,
+            } = active.rule.fault
+            else {
                 return None;
             };
             if !active.rule.scope.covers(facts) {
                 return None;
             }
-            active.take_point(requests, window, now)
+            let limit = match account.1 {
+                Bucket::Ingestion => requests,
+                Bucket::PublicApi => public_api_requests?,
+            };
+            active.take_point(account, limit, window, now)
         })
     }
 }
@@ -364,13 +474,19 @@ impl ActiveRule {
         within
     }
 
-    fn take_point(&mut self, limit: u32, window: Duration, now: Instant) -> Option<RateLimited> {
-        let (opened, used_count) = match self.window {
-            Some((opened, used_count)) if now < opened + window => (opened, used_count),
+    fn take_point(
+        &mut self,
+        account: &Account,
+        limit: u32,
+        window: Duration,
+        now: Instant,
+    ) -> Option<RateLimited> {
+        let (opened, used_count) = match self.windows.get(account) {
+            Some((opened, used_count)) if now < *opened + window => (*opened, *used_count),
             _ => (now, 0),
         };
         let used_count = used_count.saturating_add(1);
-        self.window = Some((opened, used_count));
+        self.windows.insert(account.clone(), (opened, used_count));
         (used_count >= limit).then(|| RateLimited {
             limit,
             until_reset: (opened + window).saturating_duration_since(now),
@@ -388,7 +504,23 @@ impl FaultScope {
                 .as_deref()
                 .is_none_or(|method| facts.method.eq_ignore_ascii_case(method))
             && (facts.data_bearing || !self.data_bearing_only)
+            && self
+                .containing
+                .as_deref()
+                .is_none_or(|text| contains(&(facts.content)(), text))
     }
+}
+
+/// Whether this text is somewhere in these bytes.
+pub(super) fn contains(bytes: &[u8], text: &str) -> bool {
+    text.is_empty()
+        || bytes
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
+}
+
+fn bad_request() -> u16 {
+    400
 }
 
 fn rate_limit_window() -> Duration {

@@ -2,7 +2,8 @@
 //!
 //! After Langfuse 4.16.0, packages/shared/src/server/ingestion/{processEventBatch,types}.ts at
 //! <https://github.com/langfuse/langfuse/tree/62751446149b702b419a9292ddfc2280cdf74b8c>. That version takes one score per
-//! request; lists, which langfuse-python 5 sends and expects 202 for, are judged here item by item with the same schema.
+//! request and answers a list 400; where lists are switched on, because langfuse-python 5 sends them and expects 202, they
+//! are judged item by item with the same schema.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -153,8 +154,14 @@ fn judge_event(event: &Value, level: Level, events_only: bool) -> Result<(), Eve
     Ok(())
 }
 
-/// Judges the body of `POST /scores`, one score or a list of them.
-pub(super) fn judge_scores(body: &Value) -> Judged {
+/// Judges the body of `POST /scores`: one score, or a list of them where `lists` are taken.
+pub(super) fn judge_scores(body: &Value, lists: bool) -> Judged {
+    if let (Value::Array(scores), false) = (body, lists) {
+        return Judged {
+            reply: Reply::invalid("Invalid input: expected object, received array"),
+            events: scores.iter().map(|score| (score.clone(), false)).collect(),
+        };
+    }
     let scores = body
         .as_array()
         .map_or_else(|| vec![body.clone()], Clone::clone);
@@ -307,6 +314,7 @@ pub(super) fn event(
         request,
         project,
         accepted,
+        lost_in_worker: false,
         door,
         id: text(&item, "id").to_owned(),
         kind,

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A request goes through these modules: `server` (listener) → `connection` and `tls` (bytes) → `exchange` (one request,
-//! its fault) → `routes` (which endpoint; with `auth`, `otlp`, `ingestion`, `library`) → `recording`. `control` offers the
+//! its fault) → `routes` (which endpoint; with `auth`, `otlp`, `ingestion`, `library`) → `recording`,
+//! which `worker` then takes from what the real one would lose after its answer. `control` offers the
 //! same to tests in other languages.
 //!
 //! The server runs on a thread of its own, so tests may block, and may drop it whenever they like.
@@ -29,12 +30,15 @@ mod library;
 mod otlp;
 mod otlp_protobuf;
 mod recording;
+mod refused_items;
 mod reply;
 mod request;
 mod routes;
 mod server;
 mod state;
+mod surrogate;
 mod tls;
+mod worker;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -47,7 +51,7 @@ use tokio::sync::mpsc;
 
 pub use config::{Config, DEFAULT_MAX_REQUEST_BYTES, Project, Prompt};
 pub use control::MAX_CONTROL_BODY_BYTES;
-pub use fault::{Fault, FaultRule, FaultScope, RATE_LIMIT_WINDOW_MS, TlsFailure};
+pub use fault::{Fault, FaultRule, FaultScope, Plan, RATE_LIMIT_WINDOW_MS, TlsFailure};
 pub use library::{MAX_ITEMS_PER_COLLECTION, MAX_MEDIA, MAX_MEDIA_BYTES, MAX_PROMPTS, Media};
 pub use otlp::MAX_INFLATED_BYTES;
 pub use otlp_protobuf::MAX_NESTING;
@@ -59,6 +63,7 @@ pub use recording::{
 pub use request::MAX_READ_BODY_BYTES;
 pub use routes::{BUCKET_PATH, LANGFUSE_VERSION, MAX_INGESTION_BODY_BYTES, MAX_JSON_BODY_BYTES};
 pub use server::MAX_CONNECTIONS;
+pub use worker::INSERT_WINDOW;
 
 use control::Handle;
 use server::{Command, Server};
@@ -205,6 +210,11 @@ impl FakeLangfuse {
     /// See [`Recording::refused_observations`].
     pub fn refused_observations(&self) -> Vec<Arc<Observation>> {
         self.read(|recording| recording.refused_observations().cloned().collect())
+    }
+
+    /// See [`Recording::lost_observations`].
+    pub fn lost_observations(&self) -> Vec<Arc<Observation>> {
+        self.read(|recording| recording.lost_observations().cloned().collect())
     }
 
     /// See [`Recording::events`].

@@ -3,6 +3,7 @@
 //! The order of the checks and the wording of the answers follow Langfuse 4.16.0,
 //! <https://github.com/langfuse/langfuse/blob/62751446149b702b419a9292ddfc2280cdf74b8c/web/src/pages/api/public/otel/v1/traces/index.ts>
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use super::otlp_protobuf;
 use super::recording::Observation;
 use super::reply::Reply;
 use super::request::Incoming;
+use super::surrogate;
 
 /// Bytes a request may inflate to. Langfuse itself has no limit; this is the fake's own protection.
 pub const MAX_INFLATED_BYTES: usize = 80 << 20;
@@ -40,7 +42,8 @@ pub(super) fn decode(incoming: &Incoming) -> Result<Value, Reply> {
         .unwrap_or_default()
         .to_lowercase();
     let request = if content_type.contains("application/json") {
-        let text = String::from_utf8_lossy(body);
+        let mended = surrogate::mended(body);
+        let text = String::from_utf8_lossy(&mended);
         let parsed = serde_json::from_str(&text)
             .ok()
             .filter(|value: &Value| !value.is_null());
@@ -52,6 +55,15 @@ pub(super) fn decode(incoming: &Incoming) -> Result<Value, Reply> {
         return Err(refuse("Invalid content type"));
     };
     Ok(request.get("resourceSpans").cloned().unwrap_or(Value::Null))
+}
+
+/// The body without its compression, or as it is where that cannot be undone.
+pub(super) fn plain(incoming: &Incoming) -> Cow<'_, [u8]> {
+    let inflated = incoming
+        .header("content-encoding")
+        .filter(|one| one.contains("gzip"))
+        .and_then(|_| gunzip(&incoming.body));
+    inflated.map_or(Cow::Borrowed(&incoming.body[..]), Cow::Owned)
 }
 
 /// Every member of a gzip body, one after the other; what follows the last one is ignored, as Node's zlib does.
@@ -192,6 +204,7 @@ pub(super) fn template(
         request,
         project,
         accepted,
+        lost_in_worker: false,
         trace_id: String::new(),
         span_id: String::new(),
         parent_span_id: None,

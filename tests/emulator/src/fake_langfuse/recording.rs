@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
+
+use super::worker::Insert;
 
 /// Requests kept; later ones are only counted.
 pub const MAX_RECORDED_REQUESTS: usize = 50_000;
@@ -48,7 +50,8 @@ pub struct RecordedRequest {
     pub status: Option<u16>,
     /// The fault that it met, in snake case.
     pub fault: Option<&'static str>,
-    /// Whether what it carries was stored: for a request without data, whether it had its ordinary answer of 2xx.
+    /// Whether what it carries was taken, whatever the worker lost of it later: for a request without data, whether it had
+    /// its ordinary answer of 2xx.
     pub accepted: bool,
     /// Spans it carries, so far as it could be decoded.
     pub span_count: usize,
@@ -75,6 +78,8 @@ pub struct Observation {
     pub project: Option<String>,
     /// Whether Langfuse stored it.
     pub accepted: bool,
+    /// It was answered as if it were stored, and then lost: by what stood beside it, or by itself.
+    pub lost_in_worker: bool,
     /// Lower-case hex; as sent in JSON.
     pub trace_id: String,
     /// Lower-case hex; as sent in JSON.
@@ -148,6 +153,8 @@ pub struct Event {
     pub project: Option<String>,
     /// Whether Langfuse stored it.
     pub accepted: bool,
+    /// As in [`Observation::lost_in_worker`].
+    pub lost_in_worker: bool,
     /// Which endpoint.
     pub door: Door,
     /// The event's id; through [`Door::Scores`] the score's own.
@@ -203,6 +210,8 @@ pub struct Recording {
     events: Vec<Arc<Event>>,
     observation_counts: HashMap<(String, String), u64>,
     event_counts: HashMap<(String, String), u64>,
+    observation_insert: Insert,
+    event_insert: Insert,
     body_bytes: usize,
     data_bytes: usize,
     request_count: u64,
@@ -223,6 +232,11 @@ impl Recording {
     /// Every span that came but was refused.
     pub fn refused_observations(&self) -> impl Iterator<Item = &Arc<Observation>> {
         self.observations.iter().filter(|one| !one.accepted)
+    }
+
+    /// Every span that Langfuse said it had taken, and then lost in its worker. They are among the refused.
+    pub fn lost_observations(&self) -> impl Iterator<Item = &Arc<Observation>> {
+        self.observations.iter().filter(|one| one.lost_in_worker)
     }
 
     /// Every event that was stored, scores of both doors included.
@@ -303,6 +317,45 @@ impl Recording {
         }
     }
 
+    pub(super) fn observation_count(&self) -> usize {
+        self.observations.len()
+    }
+
+    pub(super) fn event_count(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Puts the stored observations from this one on into the insert of the moment; if it fails, they are lost with it.
+    pub(super) fn insert_observations(&mut self, first: usize, fails: bool, now: Instant) {
+        for row in first..self.observations.len() {
+            if !self.observations[row].accepted {
+                continue;
+            }
+            for lost in self.observation_insert.add(row, fails, now) {
+                let one = Arc::make_mut(&mut self.observations[lost]);
+                (one.accepted, one.lost_in_worker) = (false, true);
+                let project = one.project.clone().unwrap_or_default();
+                let id = format!("{}/{}", one.trace_id, one.span_id);
+                uncount(&mut self.observation_counts, (project, id));
+            }
+        }
+    }
+
+    /// The same for events.
+    pub(super) fn insert_events(&mut self, first: usize, fails: bool, now: Instant) {
+        for row in first..self.events.len() {
+            if !self.events[row].accepted {
+                continue;
+            }
+            for lost in self.event_insert.add(row, fails, now) {
+                let one = Arc::make_mut(&mut self.events[lost]);
+                (one.accepted, one.lost_in_worker) = (false, true);
+                let project = one.project.clone().unwrap_or_default();
+                uncount(&mut self.event_counts, (project, one.id.clone()));
+            }
+        }
+    }
+
     fn has_room(&mut self, data: &Value) -> bool {
         let total_bytes = self.data_bytes + approximate_bytes(data);
         let fits = total_bytes <= MAX_RECORDED_DATA_BYTES;
@@ -311,6 +364,10 @@ impl Recording {
         }
         fits
     }
+}
+
+fn uncount(counts: &mut HashMap<(String, String), u64>, id: (String, String)) {
+    counts.entry(id).and_modify(|count| *count -= 1);
 }
 
 fn repeated(counts: &HashMap<(String, String), u64>) -> Vec<Duplicate> {
@@ -416,6 +473,7 @@ mod tests {
             request: 0,
             project: None,
             accepted: true,
+            lost_in_worker: false,
             door: Door::Ingestion,
             id: String::new(),
             kind: kind.into(),

@@ -9,13 +9,14 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
 use super::auth::{self, Level, Scope};
-use super::fault::{Facts, RateLimited};
+use super::fault::{Bucket, Facts, RateLimited};
 use super::ingestion::{self, Judged};
 use super::otlp;
 use super::recording::Door;
 use super::reply::Reply;
 use super::request::{Incoming, decode};
 use super::state::State;
+use super::surrogate;
 
 /// The version that `health` answers, whose rules this fake follows.
 pub const LANGFUSE_VERSION: &str = "4.16.0";
@@ -120,6 +121,19 @@ impl Route {
         }
     }
 
+    /// Prompts, projects, media and health have no limit, or one of their own.
+    fn bucket(&self) -> Option<Bucket> {
+        match self {
+            Self::OtlpTraces | Self::OtlpMetrics | Self::Events(Door::Ingestion) => {
+                Some(Bucket::Ingestion)
+            }
+            Self::Events(Door::Scores) | Self::Collection(_) | Self::Item(..) => {
+                Some(Bucket::PublicApi)
+            }
+            _ => None,
+        }
+    }
+
     fn methods(&self) -> &'static [&'static str] {
         match self {
             Self::OtlpTraces
@@ -178,6 +192,16 @@ impl Contents {
         }
     }
 
+    /// What a fault's scope looks at.
+    pub(super) fn facts<'a>(&self, route: &Route, incoming: &'a Incoming) -> Facts<'a> {
+        Facts {
+            method: &incoming.method,
+            path: incoming.path(),
+            data_bearing: self.span_count() + self.events(route).len() > 0,
+            content: Box::new(|| otlp::plain(incoming)),
+        }
+    }
+
     pub(super) fn events(&self, route: &Route) -> &[Value] {
         match (route, self) {
             (Route::Events(door), Self::Json(Ok(body))) => ingestion::items(*door, body),
@@ -206,7 +230,8 @@ fn parse_json(incoming: &Incoming, max_bytes: usize, max: &str) -> Result<Value,
     if incoming.body.is_empty() {
         return Ok(json!({}));
     }
-    serde_json::from_slice(&incoming.body).map_err(|_| Reply::text(400, "Invalid JSON"))
+    serde_json::from_slice(&surrogate::mended(&incoming.body))
+        .map_err(|_| Reply::text(400, "Invalid JSON"))
 }
 
 /// The answer, and what is stored.
@@ -217,6 +242,8 @@ pub(super) struct Answer {
     pub(super) accepted: bool,
     /// Events one by one, as they were judged.
     pub(super) events: Vec<(Value, bool)>,
+    /// Spans that contain this are refused all the same.
+    pub(super) refused_text: Option<String>,
 }
 
 impl Answer {
@@ -227,6 +254,7 @@ impl Answer {
             project,
             accepted,
             events: Vec::new(),
+            refused_text: None,
         }
     }
 }
@@ -253,6 +281,17 @@ pub(super) fn answer(
         Err(reply) => return Answer::new(reply, None),
     };
     let project = Some(scope.project.id.clone());
+    // `/ingestion` looks at the suspension before the limit, `/otel` after it.
+    if scope.project.suspended && *route == Route::Events(Door::Ingestion) {
+        return Answer::new(auth::suspended(), project);
+    }
+    if let Some(bucket) = route.bucket() {
+        let account = (scope.project.organization.clone(), bucket);
+        let facts = contents.facts(route, incoming);
+        if let Some(limited) = state.faults.take_point(&facts, &account, Instant::now()) {
+            return Answer::new(rate_limited(&limited), project);
+        }
+    }
     match route {
         Route::OtlpTraces | Route::OtlpMetrics | Route::Events(_) if incoming.method == "POST" => {
             ingest(state, route, incoming, contents, &scope)
@@ -321,21 +360,6 @@ fn ingest(
     scope: &Scope,
 ) -> Answer {
     let project = Some(scope.project.id.clone());
-    // `/ingestion` looks at the suspension before the limit, `/otel` after it.
-    if scope.project.suspended && *route == Route::Events(Door::Ingestion) {
-        return Answer::new(auth::suspended(), project);
-    }
-    if *route != Route::Events(Door::Scores) {
-        let data_bearing = contents.span_count() + contents.events(route).len() > 0;
-        let facts = Facts {
-            method: &incoming.method,
-            path: incoming.path(),
-            data_bearing,
-        };
-        if let Some(limited) = state.faults.take_point(&facts, Instant::now()) {
-            return Answer::new(rate_limited(&limited), project);
-        }
-    }
     if scope.project.suspended && *route != Route::OtlpMetrics {
         return Answer::new(auth::suspended(), project);
     }
@@ -346,7 +370,7 @@ fn ingest(
         (Route::Events(door), Contents::Json(Ok(body))) => {
             let Judged { reply, events } = match door {
                 Door::Ingestion => ingestion::judge_batch(body, scope.level, state.events_only),
-                Door::Scores => ingestion::judge_scores(body),
+                Door::Scores => ingestion::judge_scores(body, state.score_lists),
             };
             Answer {
                 events,

@@ -24,6 +24,15 @@ pub(crate) fn start() -> FakeLangfuse {
     FakeLangfuse::start(Config::default()).unwrap()
 }
 
+/// A later Langfuse, that takes lists of scores.
+pub(crate) fn start_with_lists() -> FakeLangfuse {
+    let config = Config {
+        score_lists: true,
+        ..Config::default()
+    };
+    FakeLangfuse::start(config).unwrap()
+}
+
 pub(crate) fn client() -> Client {
     client_with(|builder| builder.timeout(PATIENCE).tls_certs_only(no_authorities()))
 }

@@ -191,6 +191,17 @@ async fn every_fault_can_be_told_in_json() {
             Fault::ResetMidResponse,
         ),
         (
+            json!({"kind": "stall_mid_response"}),
+            Fault::StallMidResponse,
+        ),
+        (
+            json!({"kind": "refuse_items", "containing": "x"}),
+            Fault::RefuseItems {
+                containing: "x".into(),
+                status: 400,
+            },
+        ),
+        (
             json!({"kind": "tls", "failure": "wrong_name"}),
             Fault::tls(TlsFailure::WrongName),
         ),

@@ -7,7 +7,7 @@ use crate::client::*;
 
 #[tokio::test]
 async fn every_recorded_score_request_is_stored_with_its_events() {
-    let langfuse = start();
+    let langfuse = start_with_lists();
     for fixture in Fixture::of_kind("ingestion")
         .into_iter()
         .chain(Fixture::of_kind("scores-v5"))
@@ -143,7 +143,7 @@ async fn a_public_key_alone_may_write_scores_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn one_score_is_answered_with_its_id_and_a_list_with_202() {
+async fn one_score_is_answered_with_its_id_and_a_list_with_400_or_where_it_is_known_202() {
     let langfuse = start();
     let response = post(&langfuse, SCORES, &score("mine")).await;
     assert_eq!(
@@ -158,17 +158,21 @@ async fn one_score_is_answered_with_its_id_and_a_list_with_202() {
     .await;
     let id = json_of(response).await["id"].clone();
     assert_eq!(langfuse.scores()[1].body["id"], id);
-    let response = post(&langfuse, SCORES, &json!([score("a"), score("b")])).await;
+    let list = json!([score("a"), score("b")]);
+    assert_eq!(post_status(&langfuse, SCORES, &list).await, 400);
+    assert_eq!(langfuse.scores().len(), 2);
+    let langfuse = start_with_lists();
+    let response = post(&langfuse, SCORES, &list).await;
     assert_eq!(
         (response.status().as_u16(), json_of(response).await),
         (202, json!({"message": "Accepted"}))
     );
-    assert_eq!(langfuse.scores().len(), 4);
+    assert_eq!(langfuse.scores().len(), 2);
 }
 
 #[tokio::test]
 async fn scores_against_the_schema_are_refused() {
-    let langfuse = start();
+    let langfuse = start_with_lists();
     let changes = [
         json!({"name": null}),
         json!({"value": null}),

@@ -240,6 +240,7 @@ async fn the_rate_limit_is_off_by_one_shared_by_both_doors_and_starts_anew() {
     let window = Duration::from_millis(50);
     langfuse.set_fault(Fault::RateLimit {
         requests: 2,
+        public_api_requests: None,
         window,
     });
     assert_eq!(

@@ -5,6 +5,7 @@
     reason = "a helper that cannot go on fails the test that called it"
 )]
 
+mod answers;
 mod client;
 mod command;
 mod events;
@@ -13,3 +14,4 @@ mod library;
 mod recording;
 mod rules;
 mod tls;
+mod worker;
