@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use langfuse_extension_core::buffer::{Item, ItemId};
-use langfuse_extension_core::route::Route;
+use langfuse_extension_core::route::{Destination, Route};
 use langfuse_extension_core::time::Now;
 use langfuse_extension_core::{Action, Core, Settings};
 use tokio::sync::mpsc;
@@ -218,11 +218,21 @@ impl Agent {
             Action::Next => {
                 let _ = self.next.send(());
             }
-            Action::Export { id, batch } => self.exporter.export(id, batch),
-            Action::Probe { route } => self.exporter.probe(route),
+            Action::Export {
+                id,
+                destination: Destination::Langfuse,
+                batch,
+            } => self.exporter.export(id, batch),
+            Action::Probe {
+                destination: Destination::Langfuse,
+                route,
+            } => self.exporter.probe(route),
+            Action::Cut { id, payload } => self.exporter.cut(id, payload),
             Action::Abort { id } => self.exporter.abort(id),
-            Action::AbortProbe => self.exporter.abort_probe(),
-            Action::Store { route, item } => self.store(&route, &item),
+            Action::AbortProbe {
+                destination: Destination::Langfuse,
+            } => self.exporter.abort_probe(),
+            Action::Store { route, item, .. } => self.store(&route, &item),
             Action::MarkSent { ids } => self.note(|disk| disk.mark_sent(&ids)),
             Action::MarkUnsent { ids } => self.note(|disk| disk.mark_unsent(&ids)),
             Action::Forget { ids } => self.note(|disk| disk.forget(&ids)),

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use langfuse_extension_core::delivery::Outcome;
+use langfuse_extension_core::delivery::fact::Fact;
 use langfuse_extension_core::route::Credential;
 
 use crate::config::{Config, Environment};
@@ -43,8 +43,15 @@ pub async fn replay(
         for record in read_segment(&bytes) {
             let units = u64::from(record.units);
             let may_send = record.unresolved_sends == 0 || config.core.resend_ambiguous;
-            if may_send && send(&upstream, record).await == Some(Outcome::Delivered) {
-                replayed.delivered += units;
+            let sent = if may_send {
+                send(&upstream, record).await
+            } else {
+                None
+            };
+            if let Some(Fact::Answered(answer)) = sent
+                && (200..300).contains(&answer.status)
+            {
+                replayed.delivered += units.saturating_sub(answer.refused_units);
             } else {
                 replayed.left += units;
             }
@@ -72,7 +79,7 @@ async fn get_keys(config: &Config, upstream: &Upstream) -> Result<(), String> {
 }
 
 /// `None`: the record holds nothing that can be sent.
-async fn send(upstream: &Upstream, record: Record) -> Option<Outcome> {
+async fn send(upstream: &Upstream, record: Record) -> Option<Fact> {
     let (kind, encoding) = (
         Kind::try_from(record.kind).ok()?,
         Encoding::try_from(record.encoding).ok()?,

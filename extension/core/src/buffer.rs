@@ -15,6 +15,11 @@ pub trait Payload: Clone {
     fn request_bytes(&self) -> usize;
     /// Spans, events or scores in it.
     fn units(&self) -> u32;
+    /// Whether it must share no request: Langfuse answers some forms well and later loses everything that came in the
+    /// same request.
+    fn travels_alone(&self) -> bool {
+        false
+    }
 }
 
 /// Names an item for as long as the process lives; a later item has a larger one.

@@ -4,6 +4,9 @@
 //! After any failure no data is sent until a probe (an empty request, which Langfuse authenticates and answers without
 //! storing anything) has come back well. So an outage costs probes, never copies of spans.
 
+pub mod fact;
+pub mod meaning;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -37,8 +37,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buffer::{Batch, Item, ItemId};
-use delivery::Outcome;
-use route::Route;
+use delivery::fact::Fact;
+use route::{Destination, Route};
 use strategy::Strategy;
 use traces::SpanFact;
 
@@ -157,27 +157,29 @@ pub enum Event<P> {
     },
     /// A passed-through request has come to its end.
     PassedThrough {
-        /// Whether Langfuse gave any answer.
-        answered: bool,
+        /// How it ended.
+        fact: Fact,
     },
-    /// An [`Action::Export`] has come to its end. Each one is answered by exactly one of these, or one of the next.
+    /// An [`Action::Export`] has come to its end. Each one is answered by exactly one of these.
     Exported {
         /// Which one.
         id: ExportId,
-        /// How it went.
-        outcome: Outcome,
+        /// How it ended.
+        fact: Fact,
     },
-    /// Langfuse found an [`Action::Export`] of a single item too large ([`Outcome::TooLarge`]), and it was cut.
+    /// An [`Action::Cut`] is done. Each one is answered by exactly one of these.
     Cut {
-        /// Which one.
-        id: ExportId,
-        /// What together holds the item's units.
-        parts: [P; 2],
+        /// Which item.
+        id: ItemId,
+        /// What together holds the item's units. `None`: it cannot be cut.
+        parts: Option<[P; 2]>,
     },
     /// An [`Action::Probe`] has come to its end. Each one is answered by exactly one of these.
     Probed {
-        /// How it went.
-        outcome: Outcome,
+        /// Whom it asked.
+        destination: Destination,
+        /// How it ended.
+        fact: Fact,
     },
     /// The sandbox is about to end.
     Shutdown {
@@ -193,17 +195,28 @@ pub enum Event<P> {
 pub enum Action<P> {
     /// Ask the platform for the next event, which releases the sandbox.
     Next,
-    /// Send one request. Answered by [`Event::Exported`] or [`Event::Cut`].
+    /// Send one request. Answered by [`Event::Exported`].
     Export {
         /// Names this send.
         id: ExportId,
+        /// Where to.
+        destination: Destination,
         /// What goes in it.
         batch: Batch<P>,
     },
     /// Send an empty request with the headers of this route. Answered by [`Event::Probed`].
     Probe {
+        /// Where to. There is never more than one on its way to each.
+        destination: Destination,
         /// Whose credential it carries.
         route: Arc<Route>,
+    },
+    /// Cut an item in two, because it is too large, or to find what of it is refused. Answered by [`Event::Cut`].
+    Cut {
+        /// Which item.
+        id: ItemId,
+        /// Its body.
+        payload: P,
     },
     /// Stop waiting for the answer to a send; its [`Event::Exported`] still comes, at once.
     Abort {
@@ -211,7 +224,10 @@ pub enum Action<P> {
         id: ExportId,
     },
     /// Stop waiting for the answer to the probe; its [`Event::Probed`] still comes, at once.
-    AbortProbe,
+    AbortProbe {
+        /// Whom it asks.
+        destination: Destination,
+    },
     /// Put an item on disk, before it is acknowledged. One whose history has ambiguous sends is best marked as sent in
     /// the same write; an [`Action::MarkSent`] follows in any case.
     Store {
@@ -219,6 +235,9 @@ pub enum Action<P> {
         route: Arc<Route>,
         /// The item.
         item: Item<P>,
+        /// It is a part of this item, which is forgotten once all its parts are stored. Where a later process finds
+        /// both, the whole is what counts.
+        replaces: Option<ItemId>,
     },
     /// Note on disk that these are about to be sent, before the first byte leaves.
     MarkSent {

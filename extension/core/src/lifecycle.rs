@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::buffer::{ItemId, Payload};
+use crate::delivery::fact::Fact;
 use crate::end_of_work::EndOfWork;
 use crate::ledger::Ledger;
 use crate::pipeline::{Due, PROBE_TIMEOUT, Patience, Pipeline};
@@ -129,12 +130,13 @@ impl<P: Payload> Core<P> {
             }
             Event::RequestClosed => self.end_of_work.request_closed(now),
             Event::NotStored { id } => self.pipeline.not_stored(id),
-            Event::PassedThrough { answered } => {
+            Event::PassedThrough { fact } => {
+                let answered = matches!(fact, Fact::Answered(_));
                 self.pipeline.delivery().passed_through(answered, now);
             }
-            Event::Exported { id, outcome } => self.pipeline.exported(id, outcome, now),
-            Event::Cut { id, parts } => self.pipeline.cut(id, parts, now),
-            Event::Probed { outcome } => self.pipeline.probed(outcome, now),
+            Event::Exported { id, fact } => self.pipeline.exported(id, fact, now),
+            Event::Cut { id, parts } => self.pipeline.cut(id, parts),
+            Event::Probed { destination, fact } => self.pipeline.probed(destination, fact, now),
             Event::Shutdown { deadline_epoch_ms } => self.shutdown(deadline_epoch_ms, now),
             Event::Timeout => {}
         }

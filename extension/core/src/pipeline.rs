@@ -1,5 +1,5 @@
 //! Receive → buffer → export: an item from its acceptance to its request, and the requests under way. What their answers
-//! mean for the items is in [`answers`].
+//! mean for the items is in `answers`.
 
 mod answers;
 mod wait;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::buffer::{Batch, Buffer, History, Item, ItemId, Lane, NotAdmitted, Payload, units_of};
 use crate::delivery::{Delivery, Permit};
 use crate::ledger::{DropReason, Ledger};
-use crate::route::{RequestLimits, Route};
+use crate::route::{Destination, RequestLimits, Route};
 use crate::time::{Now, Timer};
 use crate::{Action, ExportId, Settings};
 
@@ -61,7 +61,9 @@ pub struct Pipeline<P> {
     settings: Settings,
     buffer: Buffer<P>,
     in_flight: BTreeMap<ExportId, InFlight<P>>,
-    probe: Option<Probe>,
+    probes: BTreeMap<Destination, Probe>,
+    /// Items that are being cut in two.
+    cutting: BTreeMap<ItemId, Cutting<P>>,
     delivery: Delivery,
     ledger: Ledger,
     /// Requests delivered, by [`crate::route::Door`].
@@ -80,6 +82,14 @@ struct InFlight<P> {
 }
 
 #[derive(Debug)]
+struct Cutting<P> {
+    route: Arc<Route>,
+    item: Item<P>,
+    /// What becomes of it if it cannot be cut.
+    otherwise: DropReason,
+}
+
+#[derive(Debug)]
 struct Probe {
     route: Arc<Route>,
     wait: Wait,
@@ -91,7 +101,8 @@ impl<P: Payload> Pipeline<P> {
         Self {
             buffer: Buffer::new(settings.buffer_bytes),
             in_flight: BTreeMap::new(),
-            probe: None,
+            probes: BTreeMap::new(),
+            cutting: BTreeMap::new(),
             delivery: Delivery::new(settings.seed),
             ledger: Ledger::default(),
             deliveries: [0; 4],
@@ -122,7 +133,7 @@ impl<P: Payload> Pipeline<P> {
                 DropReason::Disabled,
             );
         } else if let Some(item) = self.admit(route, item) {
-            self.store(route, item);
+            self.store(route, item, None);
         }
     }
 
@@ -137,7 +148,7 @@ impl<P: Payload> Pipeline<P> {
         if sent && !self.may_resend(route, &item) {
             self.give_up(&[not_stored(item)], DropReason::Ambiguous);
         } else if let Some(item) = self.admit(route, item) {
-            self.store(route, item);
+            self.store(route, item, None);
         }
     }
 
@@ -152,6 +163,9 @@ impl<P: Payload> Pipeline<P> {
             if let Ok(index) = items.binary_search_by_key(&id, |item| item.id) {
                 items[index].on_disk = false;
             }
+        }
+        if let Some(cutting) = self.cutting.get_mut(&id) {
+            cutting.item.on_disk = false;
         }
     }
 
@@ -175,14 +189,16 @@ impl<P: Payload> Pipeline<P> {
             Permit::Send if self.may_start(route) && self.is_due(route, due, now) => {
                 self.export(route, now);
             }
-            Permit::Probe if self.probe.is_none() => {
+            Permit::Probe if !self.probes.contains_key(&Destination::Langfuse) => {
                 self.delivery.probing(route);
                 self.ledger.probes += 1;
-                self.probe = Some(Probe {
+                let probe = Probe {
                     route: Arc::clone(route),
                     wait: Wait::new(now),
-                });
+                };
+                self.probes.insert(Destination::Langfuse, probe);
                 self.actions.push(Action::Probe {
+                    destination: Destination::Langfuse,
                     route: Arc::clone(route),
                 });
             }
@@ -232,6 +248,7 @@ impl<P: Payload> Pipeline<P> {
         self.note_on_disk(&batch.items, |ids| Action::MarkSent { ids });
         self.actions.push(Action::Export {
             id,
+            destination: Destination::Langfuse,
             batch: batch.clone(),
         });
         self.in_flight.insert(
@@ -250,10 +267,11 @@ impl<P: Payload> Pipeline<P> {
                 self.actions.push(Action::Abort { id: *id });
             }
         }
-        if let Some(probe) = &mut self.probe
-            && probe.wait.ends(patience, patience.probe, now)
-        {
-            self.actions.push(Action::AbortProbe);
+        for (destination, probe) in &mut self.probes {
+            if probe.wait.ends(patience, patience.probe, now) {
+                let destination = *destination;
+                self.actions.push(Action::AbortProbe { destination });
+            }
         }
     }
 
@@ -263,7 +281,9 @@ impl<P: Payload> Pipeline<P> {
             Permit::Wait(left) => left < within,
             Permit::Send | Permit::Probe | Permit::Answer | Permit::Keys => true,
         };
-        !self.in_flight.is_empty() || self.buffer.lanes().any(may_be_sent)
+        !self.in_flight.is_empty()
+            || !self.cutting.is_empty()
+            || self.buffer.lanes().any(may_be_sent)
     }
 
     /// What of the flush budget a hold may still take.
@@ -283,7 +303,7 @@ impl<P: Payload> Pipeline<P> {
         let flights = self.in_flight.values().map(|flight| flight.wait);
         let flights = flights.filter(|wait| !wait.aborted);
         let flights = flights.map(|wait| patience.left(wait.since, patience.request, now));
-        let probe = self.probe.iter().map(|probe| probe.wait);
+        let probe = self.probes.values().map(|probe| probe.wait);
         let probe = probe.filter(|wait| !wait.aborted);
         let probe = probe.map(|wait| patience.left(wait.since, patience.probe, now));
         let lanes = self.buffer.lanes().filter_map(|lane| {
@@ -312,7 +332,9 @@ impl<P: Payload> Pipeline<P> {
             .into_values()
             .map(|f| f.batch);
         let batches = flights.chain(self.buffer.drain());
-        let items: Vec<_> = batches.flat_map(|batch| batch.items).collect();
+        let cutting = std::mem::take(&mut self.cutting).into_values();
+        let items = batches.flat_map(|batch| batch.items);
+        let items: Vec<_> = items.chain(cutting.map(|cutting| cutting.item)).collect();
         let (on_disk, lost): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.on_disk);
         self.ledger.spooled += units_of(&on_disk);
         self.give_up(&lost, DropReason::Exit);
@@ -343,7 +365,7 @@ impl<P: Payload> Pipeline<P> {
 
     /// Whether everything accepted has come to its end.
     pub fn is_settled(&self) -> bool {
-        self.buffer.is_empty() && self.in_flight.is_empty()
+        self.buffer.is_empty() && self.in_flight.is_empty() && self.cutting.is_empty()
     }
 
     /// The books.
@@ -358,6 +380,11 @@ impl<P: Payload> Pipeline<P> {
                 .in_flight
                 .values()
                 .map(|f| f.batch.units())
+                .sum::<u64>()
+            + self
+                .cutting
+                .values()
+                .map(|cutting| u64::from(cutting.item.payload.units()))
                 .sum::<u64>()
     }
 
@@ -392,11 +419,15 @@ impl<P: Payload> Pipeline<P> {
     }
 
     /// What may have arrived already is marked so from the beginning.
-    fn store(&mut self, route: &Arc<Route>, item: Item<P>) {
+    fn store(&mut self, route: &Arc<Route>, item: Item<P>, replaces: Option<ItemId>) {
         if item.on_disk {
             let (id, sent) = (item.id, item.history.ambiguous_sends > 0);
             let route = Arc::clone(route);
-            self.actions.push(Action::Store { route, item });
+            self.actions.push(Action::Store {
+                route,
+                item,
+                replaces,
+            });
             if sent {
                 self.actions.push(Action::MarkSent { ids: vec![id] });
             }

@@ -2,6 +2,13 @@
 
 use std::fmt;
 
+/// Where data is delivered: each with a health, limits and books of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Destination {
+    /// Langfuse's own API.
+    Langfuse,
+}
+
 /// Everything of a client's request that decides how Langfuse stores what it carries. Only items of equal routes are
 /// ever sent in one request, because Langfuse chooses its storage path by the headers of the whole request.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,39 +1,33 @@
-//! One POST to Langfuse for each export, and what its answer means.
+//! One POST to Langfuse for each export, and the fact of how it ended. What that means is the core's to say.
 //!
 //! The one thing a client library does not tell is whether a request may have arrived when no answer came. So the body
 //! notes when the connection first asks for it: before that nothing left, after it the outcome is ambiguous.
 
+pub(crate) mod answer;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
+use http::Method;
 use http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
 };
-use http::{Method, StatusCode};
-use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame, SizeHint};
 use langfuse_extension_core::ExportId;
-use langfuse_extension_core::buffer::Batch;
-use langfuse_extension_core::delivery::Outcome;
-use langfuse_extension_core::route::{Credential, Door, Route};
+use langfuse_extension_core::buffer::{Batch, ItemId};
+use langfuse_extension_core::delivery::fact::{Fact, Whose};
+use langfuse_extension_core::route::{Credential, Destination, Door, Route};
 use tokio::sync::oneshot;
 
 use crate::aside::{ONE_TURN_BYTES, aside};
 use crate::exporter::upstream::Upstream;
 use crate::inputs::{Event, Inputs};
 use crate::payload::{self, Merged, Payload};
-
-/// The longest answer that is read, for its item errors or to keep the connection.
-pub const ANSWER_LIMIT_BYTES: usize = 1 << 20;
-
-/// How long the body of an answer is waited for once its status is known.
-const ANSWER_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An empty OTLP request: Langfuse authenticates it, answers 200 and stores nothing.
 const PROBE_BODY: &[u8] = br#"{"resourceSpans":[]}"#;
@@ -45,6 +39,7 @@ pub struct Exporter {
     inputs: Inputs,
     aborts: BTreeMap<ExportId, oneshot::Sender<()>>,
     abort_probe: Option<oneshot::Sender<()>>,
+    said: Arc<Said>,
 }
 
 impl Exporter {
@@ -55,37 +50,42 @@ impl Exporter {
             inputs,
             aborts: BTreeMap::new(),
             abort_probe: None,
+            said: Arc::default(),
         }
     }
 
-    /// Sends a batch. Exactly one [`Event::Exported`] or [`Event::Cut`] follows, whatever happens.
+    /// Sends a batch. Exactly one [`Event::Exported`] follows, whatever happens.
     pub fn export(&mut self, id: ExportId, batch: Batch<Payload>) {
         self.aborts.retain(|_, abort| !abort.is_closed());
         let (abort, aborted) = oneshot::channel();
         self.aborts.insert(id, abort);
         let upstream = self.upstream.clone();
-        let mut reply = Reply::new(self.inputs.clone(), move |outcome| Event::Exported {
+        let said = Arc::clone(&self.said);
+        let mut reply = Reply::new(self.inputs.clone(), move |fact| Event::Exported {
             id,
-            outcome,
+            fact,
         });
         tokio::spawn(async move {
             let Batch { route, items } = batch;
             let parts: Vec<_> = items.into_iter().map(|item| item.payload).collect();
-            let alone = (parts.len() == 1).then(|| parts[0].clone());
             let Some(merged) = merge(parts).await else {
                 return;
             };
             // From here on a fault leaves it open whether something was sent.
-            reply.set(Outcome::Ambiguous);
+            reply.set(Fact::NoAnswer);
             let (body, encoding) = (merged.body, merged.content_encoding);
-            let outcome = send(&upstream, &route, body, encoding, aborted).await;
-            reply.set(outcome);
-            if outcome == Outcome::TooLarge
-                && let Some(payload) = alone
-                && let Some(Some(parts)) = aside(move || payload.split()).await
-            {
-                reply.tell(Event::Cut { id, parts });
-            }
+            let fact = send(&upstream, &route, body, encoding, aborted).await;
+            reply.set(fact);
+            said.of(route.door, fact);
+        });
+    }
+
+    /// Cuts an item in two. Exactly one [`Event::Cut`] follows.
+    pub fn cut(&self, id: ItemId, payload: Payload) {
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            let parts = aside(move || payload.split()).await.flatten();
+            inputs.event(Event::Cut { id, parts });
         });
     }
 
@@ -94,22 +94,20 @@ impl Exporter {
         let (abort, aborted) = oneshot::channel();
         self.abort_probe = Some(abort);
         let upstream = self.upstream.clone();
-        let mut reply = Reply::new(self.inputs.clone(), |outcome| Event::Probed { outcome });
+        let said = Arc::clone(&self.said);
+        let mut reply = Reply::new(self.inputs.clone(), |fact| Event::Probed {
+            destination: Destination::Langfuse,
+            fact,
+        });
         tokio::spawn(async move {
             let route = Route {
                 door: Door::TracesJson,
                 ..(*route).clone()
             };
-            reply.set(
-                send(
-                    &upstream,
-                    &route,
-                    Bytes::from_static(PROBE_BODY),
-                    None,
-                    aborted,
-                )
-                .await,
-            );
+            let body = Bytes::from_static(PROBE_BODY);
+            let fact = send(&upstream, &route, body, None, aborted).await;
+            reply.set(fact);
+            said.of(route.door, fact);
         });
     }
 
@@ -138,39 +136,70 @@ async fn merge(parts: Vec<Payload>) -> Option<Merged> {
     aside(move || payload::merge(parts)).await
 }
 
-/// Tells the loop an outcome when it is dropped, so that a task that panics or is cancelled tells one too.
-struct Reply<F: Fn(Outcome) -> Event> {
+/// Tells the loop a fact when it is dropped, so that a task that panics or is cancelled tells one too.
+struct Reply<F: Fn(Fact) -> Event> {
     inputs: Inputs,
     event: F,
-    outcome: Outcome,
-    instead: Option<Event>,
+    fact: Fact,
 }
 
-impl<F: Fn(Outcome) -> Event> Reply<F> {
+impl<F: Fn(Fact) -> Event> Reply<F> {
     fn new(inputs: Inputs, event: F) -> Self {
         Self {
             inputs,
             event,
-            outcome: Outcome::NotDelivered { retry_after: None },
-            instead: None,
+            fact: Fact::NothingLeft,
         }
     }
 
-    fn set(&mut self, outcome: Outcome) {
-        self.outcome = outcome;
-    }
-
-    /// Says more than an outcome does.
-    fn tell(&mut self, event: Event) {
-        self.instead = Some(event);
+    fn set(&mut self, fact: Fact) {
+        self.fact = fact;
     }
 }
 
-impl<F: Fn(Outcome) -> Event> Drop for Reply<F> {
+impl<F: Fn(Fact) -> Event> Drop for Reply<F> {
     fn drop(&mut self) {
-        let event = self.instead.take();
-        let event = event.unwrap_or_else(|| (self.event)(self.outcome));
-        self.inputs.event(event);
+        self.inputs.event((self.event)(self.fact));
+    }
+}
+
+/// The status that was last logged, so that an outage is one line rather than one for each request.
+#[derive(Debug, Default)]
+struct Said(AtomicU16);
+
+impl Said {
+    fn of(&self, door: Door, fact: Fact) {
+        let Fact::Answered(answer) = fact else {
+            return;
+        };
+        let status = answer.status;
+        let news = self.0.swap(status, Ordering::Relaxed) != status;
+        if answer.refused_units > 0 {
+            let units = answer.refused_units;
+            tracing::warn!(
+                status,
+                ?door,
+                units,
+                "Langfuse did not take all of a request"
+            );
+        } else if !news || (200..300).contains(&status) {
+            tracing::debug!(status, ?door, "Langfuse answered");
+        } else {
+            let by_langfuse = answer.whose == Whose::Langfuse;
+            tracing::warn!(status, ?door, by_langfuse, "{}", hint(status));
+        }
+    }
+}
+
+fn hint(status: u16) -> &'static str {
+    match status {
+        401 => "Langfuse does not know these keys: are they of this project and region?",
+        403 => "Langfuse, or something before it, refuses these keys or this request",
+        300..=399 | 404 | 405 => {
+            "this is not Langfuse's answer: does LANGFUSE_EXTENSION_BASE_URL name Langfuse itself?"
+        }
+        400..=428 | 430..=499 => "Langfuse, or something before it, refuses a request",
+        _ => "Langfuse did not take a request now",
     }
 }
 
@@ -181,13 +210,14 @@ pub(crate) async fn send(
     body: Bytes,
     content_encoding: Option<&'static str>,
     aborted: impl Future,
-) -> Outcome {
+) -> Fact {
+    let mut aborted = pin!(aborted);
     let (Some(client), Some(url)) = (upstream.client(), upstream.url(path_of(route.door))) else {
-        return Outcome::NotDelivered { retry_after: None };
+        return Fact::NothingLeft;
     };
     let Some(headers) = headers_of(upstream, route, content_encoding) else {
         // The keys went away between the core's decision and now.
-        return Outcome::NotDelivered { retry_after: None };
+        return Fact::NothingLeft;
     };
     let left = Arc::new(AtomicBool::new(false));
     let body = reqwest::Body::wrap(Watched {
@@ -202,14 +232,14 @@ pub(crate) async fn send(
     let response = tokio::select! {
         response = request => response,
         // Dropping the sender is the signal.
-        _ = aborted => return unanswered(&left),
+        _ = &mut aborted => return unanswered(&left),
     };
     match response {
-        Ok(response) => judge(route, response).await,
+        Ok(response) => answer::read(route.door, response, aborted).await,
         Err(error) => {
             tracing::debug!(error = %chain(&error), door = ?route.door, "a request to Langfuse failed");
             if error.is_connect() {
-                Outcome::NotDelivered { retry_after: None }
+                Fact::NotConnected
             } else {
                 unanswered(&left)
             }
@@ -217,11 +247,11 @@ pub(crate) async fn send(
     }
 }
 
-fn unanswered(left: &AtomicBool) -> Outcome {
+fn unanswered(left: &AtomicBool) -> Fact {
     if left.load(Ordering::Relaxed) {
-        Outcome::Ambiguous
+        Fact::NoAnswer
     } else {
-        Outcome::NotDelivered { retry_after: None }
+        Fact::NothingLeft
     }
 }
 
@@ -269,90 +299,6 @@ fn headers_of(
     Some(headers)
 }
 
-async fn judge(route: &Route, response: reqwest::Response) -> Outcome {
-    let status = response.status();
-    let retry_after = retry_after(response.headers());
-    let outcome = match status.as_u16() {
-        200..=299 => Outcome::Delivered,
-        401 | 403 => Outcome::Unauthorized,
-        408 | 500 | 503 => Outcome::NotDelivered { retry_after },
-        413 => Outcome::TooLarge,
-        429 => Outcome::Throttled { retry_after },
-        500..=599 => Outcome::Ambiguous,
-        _ => Outcome::Refused,
-    };
-    let body = Limited::new(reqwest::Body::from(response), ANSWER_LIMIT_BYTES).collect();
-    let body = tokio::time::timeout(ANSWER_BODY_TIMEOUT, body).await;
-    let body = body
-        .ok()
-        .and_then(Result::ok)
-        .map(http_body_util::Collected::to_bytes)
-        .unwrap_or_default();
-    log_answer(route, status, outcome, &body);
-    outcome
-}
-
-/// Langfuse sends whole seconds. <https://langfuse.com/faq/all/api-limits>
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers
-        .get(RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
-        .map(Duration::from_secs)
-}
-
-fn log_answer(route: &Route, status: StatusCode, outcome: Outcome, body: &[u8]) {
-    let status = status.as_u16();
-    match outcome {
-        Outcome::Delivered => log_item_errors(route, body),
-        Outcome::Unauthorized => tracing::warn!(
-            status,
-            answer = %beginning(body),
-            "Langfuse refuses these keys; their data is held and tried again: are they of this project and region?"
-        ),
-        Outcome::Refused if route.door == Door::Scores => tracing::warn!(
-            status,
-            answer = %beginning(body),
-            "Langfuse will not take these scores; arrays of them, which Python's SDK sends since version 5, \
-             need a Langfuse that knows them"
-        ),
-        Outcome::Refused => tracing::warn!(
-            status,
-            door = ?route.door,
-            answer = %beginning(body),
-            "Langfuse will not take this; is LANGFUSE_EXTENSION_BASE_URL right?"
-        ),
-        _ => {
-            tracing::debug!(status, door = ?route.door, answer = %beginning(body), "Langfuse did not take this now");
-        }
-    }
-}
-
-/// The 207 of ingestion names the events that Langfuse did not take; their client was answered long ago.
-fn log_item_errors(route: &Route, body: &[u8]) {
-    #[derive(serde::Deserialize)]
-    struct Answer<'a> {
-        #[serde(borrow)]
-        errors: Vec<&'a serde_json::value::RawValue>,
-    }
-    if route.door != Door::Ingestion {
-        return;
-    }
-    if let Ok(Answer { errors }) = serde_json::from_slice(body)
-        && let Some(first) = errors.first()
-    {
-        tracing::warn!(events = errors.len(), first = %beginning(first.get().as_bytes()), "Langfuse refused events of an ingestion batch");
-    }
-}
-
-/// Enough of an answer to recognise it. Langfuse's answers name ids and rules, not the payload.
-fn beginning(body: &[u8]) -> String {
-    String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned()
-}
-
 /// An error with all its causes.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -397,8 +343,9 @@ mod tests {
     use super::*;
     use crate::inputs::Input;
     use crate::payload::{Limits, accept_otlp};
-    use langfuse_extension_core::buffer::{History, Item, ItemId};
+    use langfuse_extension_core::buffer::{History, Item};
     use langfuse_extension_core::time::Now;
+    use std::time::Duration;
 
     /// An unknown field of so many bytes in an `ExportTraceServiceRequest`.
     fn body(bytes: usize) -> Bytes {
@@ -442,15 +389,15 @@ mod tests {
             },
         );
         let mut turns = 0;
-        let outcome = loop {
+        let fact = loop {
             match events.try_recv() {
-                Ok(Input::Event(Event::Exported { outcome, .. })) => break outcome,
+                Ok(Input::Event(Event::Exported { fact, .. })) => break fact,
                 Ok(other) => panic!("{other:?}"),
                 Err(_) => turns += 1,
             }
             tokio::task::yield_now().await;
         };
-        assert_eq!(outcome, Outcome::NotDelivered { retry_after: None });
+        assert_eq!(fact, Fact::NothingLeft);
         assert!(turns > 50, "the loop had {turns} turns");
     }
 }

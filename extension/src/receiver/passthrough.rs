@@ -12,6 +12,7 @@ use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderN
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
+use langfuse_extension_core::delivery::fact::Fact;
 use langfuse_extension_core::route::Credential;
 use tokio::time::Instant;
 
@@ -21,6 +22,7 @@ use super::relay::{self, CutOff, Progress, Relayed};
 use super::route::HOP_BY_HOP;
 use super::{AnswerBody, Receiver, complete};
 use crate::config::Passthrough;
+use crate::exporter::langfuse::answer::fact_of;
 use crate::exporter::upstream::ReadyKeys;
 use crate::inputs::{Event, Input};
 
@@ -243,7 +245,12 @@ impl Receiver {
         let client_failed = progress.cut_off_for().map(NoAnswer::Client);
         let answered = matches!(answer, Some(Ok(_)));
         if answered || counts && client_failed.is_none() {
-            self.inputs.event(Event::PassedThrough { answered });
+            let fact = match &answer {
+                Some(Ok(response)) => fact_of(response.status(), response.headers()),
+                Some(Err(error)) if error.is_connect() => Fact::NotConnected,
+                _ => Fact::NoAnswer,
+            };
+            self.inputs.event(Event::PassedThrough { fact });
         }
         match (answer, client_failed) {
             (Some(Ok(response)), _) => Ok(Answer {

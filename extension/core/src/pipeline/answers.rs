@@ -4,19 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    InFlight, MAX_AMBIGUOUS_SENDS, MAX_FAILURES, PATIENCE_FAILURES, Pipeline,
+    Cutting, InFlight, MAX_AMBIGUOUS_SENDS, MAX_FAILURES, PATIENCE_FAILURES, Pipeline,
     SMALLEST_REQUEST_LIMIT_BYTES,
 };
-use crate::buffer::{Batch, Deliveries, Item, Payload};
-use crate::delivery::{Answer, Outcome};
+use crate::buffer::{Batch, Deliveries, Item, ItemId, Payload};
+use crate::delivery::fact::Fact;
+use crate::delivery::{Answer, Outcome, meaning};
 use crate::ledger::DropReason;
-use crate::route::Route;
+use crate::route::{Destination, Route};
 use crate::time::Now;
 use crate::{Action, ExportId};
 
 impl<P: Payload> Pipeline<P> {
     /// The answer to a request with data.
-    pub fn exported(&mut self, id: ExportId, outcome: Outcome, now: Now) {
+    pub fn exported(&mut self, id: ExportId, fact: Fact, now: Now) {
+        let outcome = meaning::outcome(fact);
         let Some(batch) = self.answered(id, outcome, now) else {
             return;
         };
@@ -34,15 +36,36 @@ impl<P: Payload> Pipeline<P> {
         }
     }
 
-    /// A request of a single item was too large; these are its parts.
-    pub fn cut(&mut self, id: ExportId, parts: [P; 2], now: Now) {
-        let Some(batch) = self.answered(id, Outcome::TooLarge, now) else {
+    /// An item that was to be cut has parts, or cannot be cut.
+    pub fn cut(&mut self, id: ItemId, parts: Option<[P; 2]>) {
+        let Some(cutting) = self.cutting.remove(&id) else {
             return;
         };
-        self.learn_limit(&batch);
-        if let [item] = &batch.items[..] {
-            self.replace(&batch.route, item, parts);
+        let Cutting {
+            route,
+            item,
+            otherwise,
+        } = cutting;
+        match parts {
+            Some(parts) => self.replace(&route, &item, parts),
+            None => self.drop_taken(&[item], otherwise),
         }
+    }
+
+    fn cut_in_two(&mut self, route: &Arc<Route>, item: Item<P>, otherwise: DropReason) {
+        if item.payload.units() <= 1 {
+            return self.drop_taken(&[item], otherwise);
+        }
+        self.actions.push(Action::Cut {
+            id: item.id,
+            payload: item.payload.clone(),
+        });
+        let cutting = Cutting {
+            route: Arc::clone(route),
+            item,
+            otherwise,
+        };
+        self.cutting.insert(cutting.item.id, cutting);
     }
 
     fn answered(&mut self, id: ExportId, outcome: Outcome, now: Now) -> Option<Batch<P>> {
@@ -53,8 +76,9 @@ impl<P: Payload> Pipeline<P> {
     }
 
     /// The answer to the probe.
-    pub fn probed(&mut self, outcome: Outcome, now: Now) {
-        if let Some(probe) = self.probe.take() {
+    pub fn probed(&mut self, destination: Destination, fact: Fact, now: Now) {
+        if let Some(probe) = self.probes.remove(&destination) {
+            let outcome = meaning::outcome(fact);
             let answer = self.answer(outcome, probe.wait.since, now);
             self.delivery.probed(&probe.route, answer, now);
             if outcome == Outcome::Unauthorized {
@@ -96,7 +120,9 @@ impl<P: Payload> Pipeline<P> {
     fn too_large(&mut self, mut batch: Batch<P>) {
         self.learn_limit(&batch);
         if batch.items.len() == 1 {
-            self.drop_taken(&batch.items, DropReason::TooLarge);
+            for item in batch.items {
+                self.cut_in_two(&batch.route, item, DropReason::TooLarge);
+            }
             return;
         }
         halve_company(&mut batch);
@@ -117,7 +143,7 @@ impl<P: Payload> Pipeline<P> {
             }
         });
         for part in &parts {
-            self.store(route, part.clone());
+            self.store(route, part.clone(), Some(item.id));
         }
         self.note_on_disk(std::slice::from_ref(item), |ids| Action::Forget { ids });
         let evicted = self.buffer.put_back_parts(route, item, parts);

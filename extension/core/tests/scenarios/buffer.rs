@@ -5,7 +5,7 @@ use langfuse_extension_core::buffer::{ITEM_OVERHEAD_BYTES, MAX_ROUTES};
 use langfuse_extension_core::ledger::DropReason;
 use langfuse_extension_core::route::Door;
 
-use crate::driver::{DOWN, Langfuse, Sandbox, WELL, body, route, sized, traces};
+use crate::driver::{DOWN, Langfuse, Sandbox, TOO_LARGE, WELL, body, route, sized, traces};
 
 fn with_room_for(items: usize, bytes: usize) -> Sandbox {
     let mut sandbox = Sandbox::new(Settings {
@@ -68,7 +68,7 @@ fn parts_that_need_more_room_than_the_whole_stay_within_the_limit() {
     let mut sandbox = with_room_for(1, 100_000);
     sandbox.post_to(&traces(), sized(4, 100_000));
     sandbox.runtime_done("r1");
-    sandbox.answer(langfuse_extension_core::delivery::Outcome::TooLarge);
+    sandbox.answer(TOO_LARGE);
     assert_eq!(sandbox.dropped(DropReason::BufferFull), 2);
     assert!(sandbox.core.held_bytes() <= 100_000 + ITEM_OVERHEAD_BYTES);
 }
@@ -148,6 +148,6 @@ fn parts_that_fit_exactly_cost_nothing() {
     sandbox.invoke("r1");
     sandbox.post_to(&traces(), sized(2, 1_000));
     sandbox.runtime_done("r1");
-    sandbox.answer(langfuse_extension_core::delivery::Outcome::TooLarge);
+    sandbox.answer(TOO_LARGE);
     assert_eq!(sandbox.core.held_units(), 2);
 }

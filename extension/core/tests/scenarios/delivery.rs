@@ -1,14 +1,14 @@
 //! What an answer means for the data that it is about.
 
 use langfuse_extension_core::Settings;
-use langfuse_extension_core::delivery::Outcome;
+use langfuse_extension_core::delivery::fact::Fact;
 use langfuse_extension_core::ledger::DropReason;
 use langfuse_extension_core::pipeline::{
     MAX_FAILURES, MAX_IN_FLIGHT, SMALLEST_REQUEST_LIMIT_BYTES,
 };
 use langfuse_extension_core::route::Door;
 
-use crate::driver::{DOWN, Sandbox, WELL, body, route, scores, sized, traces};
+use crate::driver::{DOWN, REFUSED, Sandbox, TOO_LARGE, WELL, body, route, scores, sized, traces};
 
 /// Holding, with everything due.
 fn flushing(names: &[&'static str]) -> Sandbox {
@@ -22,14 +22,14 @@ fn flushing(names: &[&'static str]) -> Sandbox {
 }
 
 /// Answers until the sandbox is released: well, but to what contains the bad one. Returns how often that was sent.
-fn answer_all(sandbox: &mut Sandbox, bad: &str, outcome: Outcome) -> u32 {
+fn answer_all(sandbox: &mut Sandbox, bad: &str, fact: Fact) -> u32 {
     let mut sends = 0;
     while !sandbox.released {
         if sandbox.probing {
             sandbox.answer_probe(WELL);
         } else if sandbox.sending().contains(&bad) {
             sends += 1;
-            sandbox.answer(outcome);
+            sandbox.answer(fact);
         } else if !sandbox.exports.is_empty() {
             sandbox.answer(WELL);
         } else {
@@ -52,7 +52,7 @@ fn what_langfuse_refuses_is_given_up_and_poisons_nobody() {
     let mut names = vec!["good"; 511];
     names.insert(300, "bad");
     let mut sandbox = flushing(&names);
-    answer_all(&mut sandbox, "bad", Outcome::Refused);
+    answer_all(&mut sandbox, "bad", REFUSED);
     assert_eq!(sandbox.core.ledger().delivered, 511);
     assert_eq!(sandbox.dropped(DropReason::Refused), 1);
     let requests = sandbox.core.ledger().requests;
@@ -117,7 +117,7 @@ fn a_request_too_large_is_made_smaller_and_stays_so() {
     sandbox.invoke_for_ms("r2", 900_000);
     sandbox.post_to(&traces(), sized(8, 2_000_000));
     sandbox.runtime_done("r2");
-    sandbox.answer(Outcome::TooLarge);
+    sandbox.answer(TOO_LARGE);
     assert_eq!(sandbox.exports[0].1.request_bytes(), 1_000_000);
     sandbox.answer(WELL);
     sandbox.answer(WELL);
@@ -134,7 +134,7 @@ fn a_request_too_large_is_made_smaller_and_stays_so() {
 #[test]
 fn a_single_span_too_large_is_given_up() {
     let mut sandbox = flushing(&["a"]);
-    sandbox.answer(Outcome::TooLarge);
+    sandbox.answer(TOO_LARGE);
     assert_eq!(sandbox.dropped(DropReason::TooLarge), 1);
 }
 
@@ -142,7 +142,7 @@ fn a_single_span_too_large_is_given_up() {
 fn requests_are_not_made_smaller_than_the_smallest_limit() {
     let mut sandbox = flushing(&[]);
     sandbox.post_to(&traces(), sized(1, 100));
-    sandbox.answer(Outcome::TooLarge);
+    sandbox.answer(TOO_LARGE);
     sandbox.pass_ms(1_000);
     sandbox.invoke_for_ms("r2", 900_000);
     let third = SMALLEST_REQUEST_LIMIT_BYTES / 3;

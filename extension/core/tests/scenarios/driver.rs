@@ -5,15 +5,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use langfuse_extension_core::buffer::{Batch, ItemId, Payload};
-use langfuse_extension_core::delivery::Outcome;
+use langfuse_extension_core::delivery::fact::{Answer, Fact, Whose};
 use langfuse_extension_core::ledger::DropReason;
-use langfuse_extension_core::route::{Credential, Door, Route};
+use langfuse_extension_core::route::{Credential, Destination, Door, Route};
 use langfuse_extension_core::time::Now;
 use langfuse_extension_core::traces::{Parent, SpanFact};
 use langfuse_extension_core::{Action, Core, Event, ExportId, Settings};
 
-pub(crate) const WELL: Outcome = Outcome::Delivered;
-pub(crate) const DOWN: Outcome = Outcome::NotDelivered { retry_after: None };
+pub(crate) const WELL: Fact = Fact::status(200);
+pub(crate) const DOWN: Fact = Fact::NotConnected;
+pub(crate) const UNAUTHORIZED: Fact = Fact::Answered(Answer {
+    whose: Whose::Langfuse,
+    ..Answer::status(401)
+});
+pub(crate) const REFUSED: Fact = Fact::Answered(Answer {
+    whose: Whose::Langfuse,
+    ..Answer::status(400)
+});
+pub(crate) const TOO_LARGE: Fact = Fact::status(413);
+
+/// An answer that says when to come back.
+pub(crate) fn later(status: u16, retry_after: Option<Duration>) -> Fact {
+    Fact::Answered(Answer {
+        retry_after,
+        ..Answer::status(status)
+    })
+}
 
 /// A body of so many units and bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,17 +64,6 @@ impl Body {
             part(units, bytes),
             part(self.units - units, self.bytes - bytes),
         ]
-    }
-}
-
-/// How an exporter tells the outcome of a request.
-fn told(id: ExportId, batch: &Batch<Body>, outcome: Outcome) -> Event<Body> {
-    match &batch.items[..] {
-        [item] if outcome == Outcome::TooLarge && item.payload.units > 1 => Event::Cut {
-            id,
-            parts: item.payload.halves(),
-        },
-        _ => Event::Exported { id, outcome },
     }
 }
 
@@ -120,7 +126,7 @@ pub(crate) enum Langfuse {
     /// Not before the test says so.
     Waits,
     /// After so many milliseconds.
-    Answers(u64, Outcome),
+    Answers(u64, Fact),
 }
 
 pub(crate) struct Sandbox {
@@ -138,7 +144,8 @@ pub(crate) struct Sandbox {
     /// Everything that was asked for, by its name, in order.
     pub(crate) done: Vec<&'static str>,
     pub(crate) marks: Vec<(&'static str, Vec<ItemId>)>,
-    answers: Vec<(Duration, Option<ExportId>, Outcome)>,
+    cuts: Vec<(ItemId, Body)>,
+    answers: Vec<(Duration, Option<ExportId>, Fact)>,
 }
 
 impl Sandbox {
@@ -167,6 +174,7 @@ impl Sandbox {
             probe_aborted: false,
             done: Vec::new(),
             marks: Vec::new(),
+            cuts: Vec::new(),
             answers: Vec::new(),
         }
     }
@@ -182,6 +190,10 @@ impl Sandbox {
         for action in self.core.handle(event, self.now()) {
             self.perform(action);
         }
+        while let Some((id, payload)) = self.cuts.pop() {
+            let parts = (payload.units > 1).then(|| payload.halves());
+            self.tell(Event::Cut { id, parts });
+        }
         let books = self.core.ledger();
         assert_eq!(books.outstanding(), self.core.held_units());
     }
@@ -193,7 +205,7 @@ impl Sandbox {
                 self.released = true;
                 "Next"
             }
-            Action::Export { id, batch } => {
+            Action::Export { id, batch, .. } => {
                 self.answer_later(Some(id));
                 self.exports.push_back((id, batch));
                 "Export"
@@ -207,13 +219,18 @@ impl Sandbox {
                 self.aborted.push(id);
                 "Abort"
             }
-            Action::AbortProbe => {
+            Action::AbortProbe { .. } => {
                 self.probe_aborted = true;
                 "AbortProbe"
             }
-            Action::Store { item, .. } => {
-                self.marks.push(("Store", vec![item.id]));
+            Action::Store { item, replaces, .. } => {
+                let ids = [Some(item.id), replaces].into_iter().flatten();
+                self.marks.push(("Store", ids.collect()));
                 "Store"
+            }
+            Action::Cut { id, payload } => {
+                self.cuts.push((id, payload));
+                "Cut"
             }
             Action::MarkSent { ids } => {
                 self.marks.push(("MarkSent", ids));
@@ -239,9 +256,9 @@ impl Sandbox {
     }
 
     fn answer_later(&mut self, id: Option<ExportId>) {
-        if let Langfuse::Answers(after_ms, outcome) = self.langfuse {
+        if let Langfuse::Answers(after_ms, fact) = self.langfuse {
             let at = self.mono + Duration::from_millis(after_ms);
-            self.answers.push((at, id, outcome));
+            self.answers.push((at, id, fact));
         }
     }
 
@@ -267,16 +284,14 @@ impl Sandbox {
 
     fn give_due_answer(&mut self, at: Duration) {
         let due = self.answers.iter().position(|(due, ..)| *due == at);
-        let (_, id, outcome) = self.answers.swap_remove(due.expect("an answer"));
+        let (_, id, fact) = self.answers.swap_remove(due.expect("an answer"));
         match id {
             Some(id) => {
                 let at = self.exports.iter().position(|(export, _)| *export == id);
-                match at.and_then(|at| self.exports.remove(at)) {
-                    Some((id, batch)) => self.tell(told(id, &batch, outcome)),
-                    None => self.tell(Event::Exported { id, outcome }),
-                }
+                at.and_then(|at| self.exports.remove(at));
+                self.tell(Event::Exported { id, fact });
             }
-            None => self.answer_probe(outcome),
+            None => self.answer_probe(fact),
         }
     }
 
@@ -348,16 +363,17 @@ impl Sandbox {
     }
 
     /// Langfuse answers the oldest request under way.
-    pub(crate) fn answer(&mut self, outcome: Outcome) {
-        let (id, batch) = self.exports.pop_front().expect("a request under way");
-        self.tell(told(id, &batch, outcome));
+    pub(crate) fn answer(&mut self, fact: Fact) {
+        let (id, _) = self.exports.pop_front().expect("a request under way");
+        self.tell(Event::Exported { id, fact });
     }
 
-    pub(crate) fn answer_probe(&mut self, outcome: Outcome) {
+    pub(crate) fn answer_probe(&mut self, fact: Fact) {
         assert!(self.probing, "no probe is under way");
         self.probing = false;
         self.probe_aborted = false;
-        self.tell(Event::Probed { outcome });
+        let destination = Destination::Langfuse;
+        self.tell(Event::Probed { destination, fact });
     }
 
     /// What the oldest request under way carries.

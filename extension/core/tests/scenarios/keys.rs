@@ -1,12 +1,10 @@
 //! Keys that Langfuse refuses, and keys that are not there yet.
 
-use langfuse_extension_core::delivery::{CREDENTIAL_WAIT, MAX_REFUSED_CREDENTIALS, Outcome};
+use langfuse_extension_core::delivery::{CREDENTIAL_WAIT, MAX_REFUSED_CREDENTIALS};
 use langfuse_extension_core::route::Door;
 use langfuse_extension_core::{Event, Settings};
 
-use crate::driver::{Sandbox, WELL, body, configured, route};
-
-const REFUSED: Outcome = Outcome::Unauthorized;
+use crate::driver::{Sandbox, UNAUTHORIZED, WELL, body, configured, route};
 
 /// Its configured keys were just refused.
 fn refused() -> Sandbox {
@@ -15,7 +13,7 @@ fn refused() -> Sandbox {
     sandbox.invoke_for_ms("r1", 900_000);
     sandbox.post_to(&configured(), body("a"));
     sandbox.pass_ms(10_000);
-    sandbox.answer(REFUSED);
+    sandbox.answer(UNAUTHORIZED);
     sandbox
 }
 
@@ -57,7 +55,7 @@ fn keys_that_stay_bad_are_neither_read_nor_tried_in_a_loop() {
             sandbox.tell(Event::KeysReady);
         }
         if sandbox.probing {
-            sandbox.answer_probe(REFUSED);
+            sandbox.answer_probe(UNAUTHORIZED);
         }
         sandbox.pass_ms(1_000);
     }
@@ -93,7 +91,7 @@ fn a_clients_own_refused_keys_are_not_ours_to_read_again() {
     sandbox.invoke("r1");
     sandbox.post("a");
     sandbox.runtime_done("r1");
-    sandbox.answer(REFUSED);
+    sandbox.answer(UNAUTHORIZED);
     assert_eq!(sandbox.count("RereadKeys"), 0);
 }
 
@@ -107,9 +105,9 @@ fn the_oldest_of_too_many_refused_keys_is_asked_again() {
     }
     sandbox.pass_ms(10_000);
     while !sandbox.exports.is_empty() && sandbox.count("Export") <= MAX_REFUSED_CREDENTIALS {
-        sandbox.answer(REFUSED);
+        sandbox.answer(UNAUTHORIZED);
     }
     assert_eq!(sandbox.count("Probe"), 0);
-    sandbox.answer(REFUSED);
+    sandbox.answer(UNAUTHORIZED);
     assert!(sandbox.exports.len() + sandbox.count("Export") > MAX_REFUSED_CREDENTIALS + 1);
 }

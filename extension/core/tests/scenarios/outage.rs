@@ -2,22 +2,24 @@
 
 use std::time::Duration;
 
+use langfuse_extension_core::delivery::fact::Fact;
 use langfuse_extension_core::delivery::{
-    FIRST_BACKOFF, LONGEST_BACKOFF, LONGEST_RETRY_AFTER, Outcome, PARDON_AFTER,
+    FIRST_BACKOFF, LONGEST_BACKOFF, LONGEST_RETRY_AFTER, PARDON_AFTER,
 };
 use langfuse_extension_core::ledger::DropReason;
 use langfuse_extension_core::pipeline::{MAX_AMBIGUOUS_SENDS, PROBE_TIMEOUT};
+use langfuse_extension_core::route::Destination;
 use langfuse_extension_core::{Event, Settings};
 
-use crate::driver::{DOWN, Langfuse, Sandbox, WELL, body, scores, traces};
+use crate::driver::{DOWN, Langfuse, Sandbox, WELL, body, later, scores, traces};
 
 /// After one whole trace was posted and its send failed so, within the hold.
-fn after(outcome: Outcome) -> Sandbox {
+fn after(fact: Fact) -> Sandbox {
     let mut sandbox = Sandbox::new(Settings::default());
     sandbox.invoke("r1");
     sandbox.post("a");
     sandbox.runtime_done("r1");
-    sandbox.answer(outcome);
+    sandbox.answer(fact);
     sandbox
 }
 
@@ -155,7 +157,7 @@ fn a_probe_that_is_not_answered_is_given_up() {
 
 #[test]
 fn spans_that_may_have_arrived_are_sent_again_so_often_and_no_more() {
-    let mut sandbox = after(Outcome::Ambiguous);
+    let mut sandbox = after(Fact::NoAnswer);
     for n in 1..MAX_AMBIGUOUS_SENDS {
         assert_eq!(sandbox.core.ledger().maybe_doubled, u64::from(n) - 1);
         sandbox.pass_ms(60_000);
@@ -166,7 +168,7 @@ fn spans_that_may_have_arrived_are_sent_again_so_often_and_no_more() {
             sandbox.answer_probe(WELL);
         }
         assert_eq!(sandbox.sending(), ["a"]);
-        sandbox.answer(Outcome::Ambiguous);
+        sandbox.answer(Fact::NoAnswer);
     }
     assert_eq!(sandbox.dropped(DropReason::Ambiguous), 1);
     assert_eq!(sandbox.core.held_units(), 0);
@@ -183,8 +185,8 @@ fn spans_that_may_have_arrived_are_given_up_where_the_setting_says_so() {
     sandbox.post("a");
     sandbox.post_to(&scores(), body("score"));
     sandbox.runtime_done("r1");
-    sandbox.answer(Outcome::Ambiguous);
-    sandbox.answer(Outcome::Ambiguous);
+    sandbox.answer(Fact::NoAnswer);
+    sandbox.answer(Fact::NoAnswer);
     assert_eq!(sandbox.dropped(DropReason::Ambiguous), 1);
     assert_eq!(
         sandbox.core.held_units(),
@@ -197,7 +199,7 @@ fn spans_that_may_have_arrived_are_given_up_where_the_setting_says_so() {
 #[test]
 fn a_throttling_langfuse_is_left_alone_as_long_as_it_asks() {
     let retry_after = Some(Duration::from_secs(30));
-    let mut sandbox = after(Outcome::Throttled { retry_after });
+    let mut sandbox = after(later(429, retry_after));
     assert_eq!(sandbox.held_ms(), Some(100));
     assert!(sandbox.released, "no hold for what may not be sent in it");
     sandbox.invoke("r2");
@@ -211,7 +213,7 @@ fn a_throttling_langfuse_is_left_alone_as_long_as_it_asks() {
 #[test]
 fn no_retry_after_is_longer_than_its_limit() {
     let retry_after = Some(Duration::from_hours(24));
-    let mut sandbox = after(Outcome::Throttled { retry_after });
+    let mut sandbox = after(later(429, retry_after));
     let limit = u64::try_from(LONGEST_RETRY_AFTER.as_millis()).expect("a time");
     sandbox.freeze_ms(limit);
     sandbox.invoke("r2");
@@ -221,7 +223,7 @@ fn no_retry_after_is_longer_than_its_limit() {
 #[test]
 fn a_failure_that_says_when_to_come_back_is_believed() {
     let retry_after = Some(Duration::from_secs(40));
-    let mut sandbox = after(Outcome::NotDelivered { retry_after });
+    let mut sandbox = after(later(503, retry_after));
     sandbox.freeze_ms(39_000);
     sandbox.invoke("r2");
     assert!(!sandbox.probing);
@@ -233,12 +235,14 @@ fn a_failure_that_says_when_to_come_back_is_believed() {
 #[test]
 fn the_pass_through_opens_and_closes_the_breaker_too() {
     let mut sandbox = Sandbox::new(Settings::default());
-    sandbox.tell(Event::PassedThrough { answered: false });
+    sandbox.tell(Event::PassedThrough {
+        fact: Fact::NoAnswer,
+    });
     assert!(sandbox.core.langfuse_is_bad(sandbox.now()));
     sandbox.freeze_ms(250);
     assert!(!sandbox.core.langfuse_is_bad(sandbox.now()), "it may ask");
     sandbox.invoke("r1");
-    sandbox.tell(Event::PassedThrough { answered: true });
+    sandbox.tell(Event::PassedThrough { fact: WELL });
     sandbox.post("a");
     sandbox.runtime_done("r1");
     assert_eq!(sandbox.sending(), ["a"]);
@@ -248,7 +252,9 @@ fn the_pass_through_opens_and_closes_the_breaker_too() {
 fn where_only_the_pass_through_is_used_nothing_is_probed() {
     let mut sandbox = Sandbox::new(Settings::default());
     sandbox.invoke("r1");
-    sandbox.tell(Event::PassedThrough { answered: false });
+    sandbox.tell(Event::PassedThrough {
+        fact: Fact::NoAnswer,
+    });
     sandbox.pass_ms(60_000);
     assert_eq!(sandbox.count("Probe"), 0);
 }
@@ -256,14 +262,17 @@ fn where_only_the_pass_through_is_used_nothing_is_probed() {
 #[test]
 fn an_answer_to_nobodys_question_changes_nothing() {
     let mut sandbox = Sandbox::new(Settings::default());
-    sandbox.tell(Event::Probed { outcome: DOWN });
+    sandbox.tell(Event::Probed {
+        destination: Destination::Langfuse,
+        fact: DOWN,
+    });
     assert!(!sandbox.core.langfuse_is_bad(sandbox.now()));
     sandbox.invoke("r1");
     sandbox.post_to(&traces(), body("a"));
     sandbox.runtime_done("r1");
     let (id, _) = sandbox.exports[0];
     sandbox.answer(WELL);
-    sandbox.tell(Event::Exported { id, outcome: WELL });
+    sandbox.tell(Event::Exported { id, fact: WELL });
     assert_eq!(sandbox.core.ledger().delivered, 1);
 }
 

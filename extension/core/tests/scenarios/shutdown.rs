@@ -1,11 +1,11 @@
 //! The last two seconds.
 
-use langfuse_extension_core::delivery::Outcome;
+use langfuse_extension_core::delivery::fact::Fact;
 use langfuse_extension_core::ledger::DropReason;
 use langfuse_extension_core::lifecycle::EXIT_MARGIN;
 use langfuse_extension_core::{Event, Settings};
 
-use crate::driver::{DOWN, Langfuse, Sandbox, WELL};
+use crate::driver::{DOWN, Langfuse, Sandbox, UNAUTHORIZED, WELL};
 
 /// Lets time pass until it exits, and says how long that took.
 fn exits_after_ms(sandbox: &mut Sandbox) -> u64 {
@@ -115,9 +115,9 @@ fn keys_refused_a_moment_ago_get_one_more_chance() {
     sandbox.invoke("r1");
     sandbox.post("a");
     sandbox.runtime_done("r1");
-    sandbox.answer(Outcome::Unauthorized);
+    sandbox.answer(UNAUTHORIZED);
     sandbox.shutdown(2_000);
-    sandbox.answer_probe(Outcome::Unauthorized);
+    sandbox.answer_probe(UNAUTHORIZED);
     assert!(sandbox.exited, "and then nobody waits a minute");
 }
 
@@ -131,7 +131,7 @@ fn a_request_that_hung_before_is_given_up_for_a_last_try() {
     assert_eq!(sandbox.aborted, []);
     sandbox.pass_ms(1);
     assert_eq!(sandbox.aborted.len(), 1);
-    sandbox.answer(Outcome::Ambiguous);
+    sandbox.answer(Fact::NoAnswer);
     sandbox.pass_ms(250);
     sandbox.answer_probe(WELL);
     sandbox.answer(WELL);

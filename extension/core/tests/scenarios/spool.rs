@@ -1,11 +1,13 @@
 //! What the spool is told, and in which order.
 
 use langfuse_extension_core::buffer::ItemId;
-use langfuse_extension_core::delivery::Outcome;
+use langfuse_extension_core::delivery::fact::Fact;
 use langfuse_extension_core::ledger::DropReason;
 use langfuse_extension_core::{Event, Settings};
 
-use crate::driver::{DOWN, Sandbox, WELL, body, scores, sized, traces};
+use crate::driver::{
+    DOWN, REFUSED, Sandbox, TOO_LARGE, UNAUTHORIZED, WELL, body, later, scores, sized, traces,
+};
 
 fn recovered(sent: bool, settings: Settings) -> Sandbox {
     let mut sandbox = Sandbox::new(settings);
@@ -58,13 +60,9 @@ fn what_surely_did_not_arrive_is_marked_so() {
 
 #[test]
 fn what_may_have_arrived_once_stays_marked_whatever_comes_after() {
-    for later in [
-        DOWN,
-        Outcome::Unauthorized,
-        Outcome::Throttled { retry_after: None },
-    ] {
+    for later in [DOWN, UNAUTHORIZED, later(429, None)] {
         let mut sandbox = sent_once();
-        sandbox.answer(Outcome::Ambiguous);
+        sandbox.answer(Fact::NoAnswer);
         sandbox.pass_ms(250);
         sandbox.answer_probe(WELL);
         sandbox.answer(later);
@@ -144,7 +142,7 @@ fn parts_are_stored_before_the_whole_is_forgotten() {
     sandbox.post_to(&traces(), sized(2, 1_000));
     sandbox.runtime_done("r1");
     sandbox.marks.clear();
-    sandbox.answer(Outcome::TooLarge);
+    sandbox.answer(TOO_LARGE);
     let marks: Vec<_> = sandbox.marks.iter().map(|(mark, _)| *mark).collect();
     assert_eq!(marks[..3], ["Store", "Store", "Forget"]);
 }
@@ -152,7 +150,7 @@ fn parts_are_stored_before_the_whole_is_forgotten() {
 #[test]
 fn what_is_given_up_is_forgotten() {
     let mut sandbox = sent_once();
-    sandbox.answer(Outcome::Refused);
+    sandbox.answer(REFUSED);
     assert_eq!(sandbox.marks.last(), Some(&("Forget", FIRST.to_vec())));
 }
 
@@ -164,6 +162,6 @@ fn parts_of_what_found_no_room_are_not_stored_either() {
     sandbox.tell(Event::NotStored { id: ItemId(0) });
     sandbox.runtime_done("r1");
     sandbox.marks.clear();
-    sandbox.answer(Outcome::TooLarge);
+    sandbox.answer(TOO_LARGE);
     assert!(sandbox.marks.is_empty());
 }

@@ -1,6 +1,6 @@
 //! Freezes, and what survives them.
 
-use langfuse_extension_core::delivery::Outcome;
+use langfuse_extension_core::delivery::fact::Fact;
 use langfuse_extension_core::pipeline::THAW_GRACE;
 use langfuse_extension_core::{Event, Settings};
 
@@ -66,7 +66,7 @@ fn invocations_in_quick_succession_do_not_keep_a_hung_request_alive() {
 fn a_connection_that_the_freeze_broke_is_no_fault_of_langfuse() {
     let mut sandbox = frozen_in_a_request();
     sandbox.invoke("r2");
-    sandbox.answer(Outcome::Ambiguous);
+    sandbox.answer(Fact::NoAnswer);
     assert!(sandbox.probing, "it is asked at once");
     sandbox.answer_probe(WELL);
     assert_eq!(sandbox.sending().len(), 1);
@@ -79,9 +79,9 @@ fn a_probe_that_a_freeze_cut_is_asked_again_at_once() {
     for n in 2..10 {
         sandbox.invoke(&n.to_string());
         if sandbox.probing {
-            sandbox.answer_probe(Outcome::Ambiguous);
+            sandbox.answer_probe(Fact::NoAnswer);
         } else {
-            sandbox.answer(Outcome::Ambiguous);
+            sandbox.answer(Fact::NoAnswer);
         }
         assert!(sandbox.probing);
         sandbox.runtime_done(&n.to_string());

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use langfuse_extension_core::Event;
+use langfuse_extension_core::delivery::fact::Fact;
 use langfuse_extension_core::traces::{Parent, SpanFact};
 
 use crate::lambda::Lambda;
@@ -35,11 +36,12 @@ impl Lambda {
         }
         if self.world.rng.one_in(10) {
             let soon = self.world.rng.ms(0, 500);
-            let answered = !matches!(
-                self.world.langfuse.mode,
-                Mode::Refusing | Mode::HangBefore | Mode::HangAfter
-            );
-            let event = Event::PassedThrough { answered };
+            let fact = match self.world.langfuse.mode {
+                Mode::Refusing => Fact::NotConnected,
+                Mode::HangBefore | Mode::HangAfter => Fact::NoAnswer,
+                _ => Fact::status(200),
+            };
+            let event = Event::PassedThrough { fact };
             self.world.after_running(soon, What::Tell(event));
         }
     }

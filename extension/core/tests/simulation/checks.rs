@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use langfuse_extension_core::delivery::{FIRST_BACKOFF, LONGEST_BACKOFF, Outcome};
+use langfuse_extension_core::delivery::fact::Fact;
+use langfuse_extension_core::delivery::{FIRST_BACKOFF, LONGEST_BACKOFF};
 use langfuse_extension_core::lifecycle::EXIT_MARGIN;
 use langfuse_extension_core::pipeline::MAX_IN_FLIGHT;
 use langfuse_extension_core::route::Credential;
@@ -147,54 +148,53 @@ impl Checks {
             }
             Event::Recovered { payload, .. } => self.recovered += units(payload),
             Event::NotStored { .. } => self.not_stored = true,
-            Event::Exported { id, outcome } => self.exported(*id, *outcome),
-            Event::Cut { id, .. } => self.exported(*id, Outcome::TooLarge),
-            Event::Probed { outcome } => self.probed(*outcome, now),
-            Event::PassedThrough { answered: true } => {
+            Event::Exported { id, fact } => self.exported(*id, *fact),
+            Event::Probed { fact, .. } => self.probed(*fact, now),
+            Event::PassedThrough {
+                fact: Fact::Answered(_),
+            } => {
                 self.failed_probes = 0;
                 if self.trust != Trust::Well {
                     self.trust = Trust::Trial;
                 }
             }
-            Event::PassedThrough { answered: false } => {
+            Event::PassedThrough { .. } => {
                 self.trust = Trust::Bad;
             }
             Event::KeysReady => self.failed_probes = 0,
-            Event::Registered { .. } | Event::Restored { .. } | Event::Timeout => {}
+            Event::Cut { .. }
+            | Event::Registered { .. }
+            | Event::Restored { .. }
+            | Event::Timeout => {}
         }
     }
 
-    fn exported(&mut self, id: ExportId, outcome: Outcome) {
+    fn exported(&mut self, id: ExportId, fact: Fact) {
         let (units, credential) = self.in_flight.remove(&id).expect("an export under way");
-        match outcome {
-            Outcome::Delivered => {
+        let status = status(fact);
+        match status {
+            Some(200) => {
                 self.delivered += units as u64;
                 self.in_vain = None;
                 self.failed_probes = 0;
             }
-            Outcome::Unauthorized => self.refused.push(credential.clone()),
+            Some(401) => self.refused.push(credential.clone()),
             _ => {}
         }
-        self.trust = match outcome {
-            Outcome::NotDelivered { .. } | Outcome::Ambiguous => Trust::Bad,
+        self.trust = match status {
+            None | Some(500..) => Trust::Bad,
             _ => Trust::Well,
         };
-        if matches!(
-            outcome,
-            Outcome::Delivered | Outcome::Refused | Outcome::TooLarge
-        ) {
+        if matches!(status, Some(200 | 400 | 413)) {
             self.refused.retain(|refused| *refused != credential);
             self.failed_probes = 0;
         }
     }
 
-    fn probed(&mut self, outcome: Outcome, now: Now) {
+    fn probed(&mut self, fact: Fact, now: Now) {
         let credential = self.probe.take().expect("a probe under way");
-        let well = matches!(
-            outcome,
-            Outcome::Delivered | Outcome::Refused | Outcome::TooLarge
-        );
-        if well {
+        let status = status(fact);
+        if status == Some(200) {
             self.refused.retain(|refused| *refused != credential);
             self.failed_probes = 0;
         } else {
@@ -203,12 +203,12 @@ impl Checks {
             self.failed_probes += u32::from(!cut);
             self.last_probe = self.last_probe.filter(|_| !cut);
         }
-        if matches!(outcome, Outcome::Unauthorized) {
+        if status == Some(401) {
             self.refused.push(credential);
             self.failed_probes = 0;
         }
-        match outcome {
-            Outcome::NotDelivered { .. } | Outcome::Ambiguous => self.trust = Trust::Bad,
+        match status {
+            None | Some(500..) => self.trust = Trust::Bad,
             _ if self.trust != Trust::Well => self.trust = Trust::Trial,
             _ => {}
         }
@@ -223,7 +223,7 @@ impl Checks {
                 self.next_outstanding = true;
                 self.released_now = true;
             }
-            Action::Export { id, batch } => {
+            Action::Export { id, batch, .. } => {
                 self.may_send(&batch.route.credential);
                 let full = self.in_flight.len() == MAX_IN_FLIGHT;
                 assert!(!full, "too many requests under way");
@@ -244,7 +244,7 @@ impl Checks {
                 let before = self.in_flight.insert(*id, (units, credential));
                 assert!(before.is_none(), "an export id used twice");
             }
-            Action::Probe { route } => {
+            Action::Probe { route, .. } => {
                 assert!(self.probe.is_none(), "two probes at once");
                 self.probe_is_spaced(now);
                 self.probe = Some(route.credential.clone());
@@ -252,7 +252,7 @@ impl Checks {
             Action::Dropped { units, .. } => self.dropped += units,
             Action::Exit => self.ended = true,
             Action::Abort { id } => assert!(self.in_flight.contains_key(id), "aborts nothing"),
-            Action::AbortProbe => assert!(self.probe.is_some(), "aborts no probe"),
+            Action::AbortProbe { .. } => assert!(self.probe.is_some(), "aborts no probe"),
             _ => {}
         }
     }
@@ -395,6 +395,13 @@ impl Checks {
 
     pub(crate) fn ended(&self) -> bool {
         self.ended
+    }
+}
+
+fn status(fact: Fact) -> Option<u16> {
+    match fact {
+        Fact::Answered(answer) => Some(answer.status),
+        _ => None,
     }
 }
 

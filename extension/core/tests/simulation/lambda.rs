@@ -150,9 +150,9 @@ impl Lambda {
             }
             What::Post(route, load) => self.post(route, load),
             What::Arrives(id) => self.world.arrives(id),
-            What::Answers(id, outcome) => self.world.answers(id, outcome),
+            What::Answers(id, fact) => self.world.answers(id, fact),
             What::ProbeArrives(number) => self.world.probe_arrives(number),
-            What::ProbeAnswers(number, outcome) => self.world.probe_answers(number, outcome),
+            What::ProbeAnswers(number, fact) => self.world.probe_answers(number, fact),
             What::LangfuseChanges => self.langfuse_changes(),
             What::WallJumps => self.wall_jumps(),
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use langfuse_extension_core::delivery::Outcome;
+use langfuse_extension_core::delivery::fact::{Answer, Fact};
 use langfuse_extension_core::route::Credential;
 
 use crate::load::Load;
@@ -39,7 +39,7 @@ pub(crate) struct Langfuse {
 pub(crate) struct Reception {
     pub(crate) stored: bool,
     /// `None`: no answer ever comes.
-    pub(crate) answer: Option<(Duration, Outcome)>,
+    pub(crate) answer: Option<(Duration, Fact)>,
 }
 
 impl Langfuse {
@@ -81,16 +81,16 @@ impl Langfuse {
     ) -> Reception {
         let is_probe = loads.is_empty();
         let quick = rng.ms(5, 120);
-        let refuses = |outcome| Reception {
+        let refuses = |fact| Reception {
             stored: false,
-            answer: Some((quick, outcome)),
+            answer: Some((quick, fact)),
         };
         match self.mode {
-            Mode::Refusing => return refuses(Outcome::NotDelivered { retry_after: None }),
+            Mode::Refusing => return refuses(Fact::NotConnected),
             Mode::HangBefore => return SILENCE,
             Mode::OnlyDataHangs if !is_probe => return SILENCE,
-            Mode::Throttling(retry_after) => return refuses(Outcome::Throttled { retry_after }),
-            Mode::Failing(retry_after) => return refuses(Outcome::NotDelivered { retry_after }),
+            Mode::Throttling(retry_after) => return refuses(later(429, retry_after)),
+            Mode::Failing(retry_after) => return refuses(later(500, retry_after)),
             _ => {}
         }
         let keys_valid = match credential {
@@ -98,16 +98,16 @@ impl Langfuse {
             Credential::Client(_) => self.client_keys_valid,
         };
         if !keys_valid {
-            return refuses(Outcome::Unauthorized);
+            return refuses(Fact::status(401));
         }
         if loads.iter().map(|load| load.bytes).sum::<usize>() > self.size_limit_bytes {
-            return refuses(Outcome::TooLarge);
+            return refuses(Fact::status(413));
         }
         if loads.iter().any(|load| load.is_refused()) {
-            return refuses(Outcome::Refused);
+            return refuses(Fact::status(400));
         }
         if !self.poison_works && loads.iter().any(|load| load.is_poison()) {
-            return refuses(Outcome::NotDelivered { retry_after: None });
+            return refuses(FAILED);
         }
         match self.mode {
             Mode::HangAfter => Reception {
@@ -116,18 +116,27 @@ impl Langfuse {
             },
             Mode::Slow(by) => Reception {
                 stored: true,
-                answer: Some((by, Outcome::Delivered)),
+                answer: Some((by, Fact::status(200))),
             },
             Mode::BadGateway { stores } => Reception {
                 stored: stores,
-                answer: Some((quick, Outcome::Ambiguous)),
+                answer: Some((quick, Fact::status(504))),
             },
             _ => Reception {
                 stored: true,
-                answer: Some((quick, Outcome::Delivered)),
+                answer: Some((quick, Fact::status(200))),
             },
         }
     }
+}
+
+const FAILED: Fact = Fact::status(500);
+
+fn later(status: u16, retry_after: Option<Duration>) -> Fact {
+    Fact::Answered(Answer {
+        retry_after,
+        ..Answer::status(status)
+    })
 }
 
 const SILENCE: Reception = Reception {

@@ -13,6 +13,7 @@ pub(crate) struct Stored {
     pub(crate) route: Arc<Route>,
     pub(crate) load: Load,
     pub(crate) sent: bool,
+    replaces: Option<ItemId>,
 }
 
 #[derive(Debug, Default)]
@@ -22,13 +23,14 @@ pub(crate) struct Spool {
 }
 
 impl Spool {
-    pub(crate) fn store(&mut self, route: Arc<Route>, item: &Item<Load>) {
+    pub(crate) fn store(&mut self, route: Arc<Route>, item: &Item<Load>, replaces: Option<ItemId>) {
         self.units += u64::from(item.payload.units());
         let load = item.payload.clone();
         let stored = Stored {
             route,
             load,
             sent: item.history.ambiguous_sends > 0,
+            replaces,
         };
         let before = self.entries.insert(item.id, stored);
         assert!(before.is_none(), "{:?} was stored twice", item.id);
@@ -63,6 +65,10 @@ impl Spool {
     /// What the next process of this sandbox finds.
     pub(crate) fn take(&mut self) -> Vec<Stored> {
         self.units = 0;
-        std::mem::take(&mut self.entries).into_values().collect()
+        let entries = std::mem::take(&mut self.entries);
+        let ids: Vec<_> = entries.keys().copied().collect();
+        let whole_is_there = |stored: &Stored| stored.replaces.is_some_and(|id| ids.contains(&id));
+        let left = entries.into_values();
+        left.filter(|stored| !whole_is_there(stored)).collect()
     }
 }

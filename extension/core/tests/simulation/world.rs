@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use langfuse_extension_core::buffer::Batch;
-use langfuse_extension_core::delivery::Outcome;
-use langfuse_extension_core::route::Route;
+use langfuse_extension_core::delivery::fact::Fact;
+use langfuse_extension_core::route::{Destination, Route};
 use langfuse_extension_core::time::Now;
 use langfuse_extension_core::{Action, Core, Event, ExportId};
 
@@ -35,9 +35,9 @@ pub(crate) enum What {
     /// A client posts, and closes a moment later.
     Post(usize, Load),
     Arrives(ExportId),
-    Answers(ExportId, Outcome),
+    Answers(ExportId, Fact),
     ProbeArrives(u64),
-    ProbeAnswers(u64, Outcome),
+    ProbeAnswers(u64, Fact),
     LangfuseChanges,
     WallJumps,
 }
@@ -220,9 +220,6 @@ impl World {
         let now = self.now();
         self.note(|_| format!("{:?} {event:?}", now.mono));
         let was_timeout = matches!(event, Event::Timeout);
-        // Between storing the parts of an item and forgetting the whole, a kill leaves both: a doubling that nobody can
-        // count, and the price of losing nothing there.
-        let splits = matches!(event, Event::Cut { .. });
         self.checks.before(&event, now);
         self.judge(&event);
         let doubled_before = self.core.ledger().maybe_doubled;
@@ -236,7 +233,7 @@ impl World {
         }
         let mut doubled = 0;
         for action in actions {
-            if !splits && self.dies_now() {
+            if self.dies_now() {
                 self.dead = true;
                 return;
             }
@@ -281,14 +278,11 @@ impl World {
 
     /// After this answer, may an earlier send have arrived?
     fn judge(&mut self, event: &Event<Load>) {
-        if let Event::Cut { id, .. } = event {
-            self.sends.remove(id).expect("one answer for each send");
-        }
-        if let Event::Exported { id, outcome } = event {
+        if let Event::Exported { id, fact } = event {
             let send = self.sends.remove(id).expect("one answer for each send");
             for item in &send.batch.items {
                 for unit in item.payload.units.clone() {
-                    self.units[unit as usize].uncertain |= *outcome == Outcome::Ambiguous;
+                    self.units[unit as usize].uncertain |= may_have_arrived(*fact);
                 }
             }
         }
@@ -300,24 +294,33 @@ impl World {
     /// Returns how many units of spans are sent again although they may have arrived.
     fn perform(&mut self, action: Action<Load>) -> u64 {
         match action {
-            Action::Export { id, batch } => return self.export(id, batch),
-            Action::Probe { route } => {
+            Action::Export { id, batch, .. } => return self.export(id, batch),
+            Action::Probe { route, .. } => {
                 self.probes += 1;
                 self.probe = Some((self.probes, route));
                 let latency = self.rng.ms(0, 3);
                 self.after(latency, What::ProbeArrives(self.probes));
             }
             Action::Abort { id } if !self.rng.one_in(8) => {
-                self.after_running(Duration::ZERO, What::Answers(id, Outcome::Ambiguous));
+                self.after_running(Duration::ZERO, What::Answers(id, Fact::NoAnswer));
             }
-            Action::AbortProbe if !self.rng.one_in(8) => {
-                let answer = What::ProbeAnswers(self.probes, Outcome::Ambiguous);
+            Action::AbortProbe { .. } if !self.rng.one_in(8) => {
+                let answer = What::ProbeAnswers(self.probes, Fact::NoAnswer);
                 self.after_running(Duration::ZERO, answer);
             }
-            Action::Store { route, item } => {
+            Action::Cut { id, payload } => {
+                let wait = self.rng.ms(0, 30);
+                let parts = payload.halves();
+                self.after_running(wait, What::Tell(Event::Cut { id, parts }));
+            }
+            Action::Store {
+                route,
+                item,
+                replaces,
+            } => {
                 let room = self.spool.units() < self.nature.spool_limit_units;
                 if room {
-                    self.spool.store(route, &item);
+                    self.spool.store(route, &item, replaces);
                 } else {
                     let told = What::Tell(Event::NotStored { id: item.id });
                     self.checks.not_stored = true;
@@ -389,30 +392,23 @@ impl World {
                 assert!(unit.stored_times == 1 || known, "a span was doubled");
             }
         }
-        let (wait, outcome) = reception.answer.unwrap_or_else(|| {
+        let (wait, fact) = reception.answer.unwrap_or_else(|| {
             let dies = self.rng.ms(30_000, 300_000);
-            (dies, Outcome::Ambiguous)
+            (dies, Fact::NoAnswer)
         });
-        self.after(wait, What::Answers(id, outcome));
+        self.after(wait, What::Answers(id, fact));
     }
 
     /// The exporter knows how it went, unless it has said so already.
-    pub(crate) fn answers(&mut self, id: ExportId, mut outcome: Outcome) {
+    pub(crate) fn answers(&mut self, id: ExportId, mut fact: Fact) {
         let Some(send) = self.sends.get(&id) else {
             return;
         };
         let age = self.time - send.began;
         if age > Duration::from_mins(1) && self.rng.one_in(2) {
-            outcome = Outcome::Ambiguous;
+            fact = Fact::NoAnswer;
         }
-        let parts = match &send.batch.items[..] {
-            [item] if outcome == Outcome::TooLarge => item.payload.halves(),
-            _ => None,
-        };
-        self.tell(match parts {
-            Some(parts) => Event::Cut { id, parts },
-            None => Event::Exported { id, outcome },
-        });
+        self.tell(Event::Exported { id, fact });
     }
 
     pub(crate) fn probe_arrives(&mut self, number: u64) {
@@ -420,15 +416,16 @@ impl World {
             let reception = self
                 .langfuse
                 .receives(&route.credential, &[], &mut self.rng);
-            let silence = (Duration::from_mins(2), Outcome::Ambiguous);
-            let (wait, outcome) = reception.answer.unwrap_or(silence);
-            self.after(wait, What::ProbeAnswers(number, outcome));
+            let silence = (Duration::from_mins(2), Fact::NoAnswer);
+            let (wait, fact) = reception.answer.unwrap_or(silence);
+            self.after(wait, What::ProbeAnswers(number, fact));
         }
     }
 
-    pub(crate) fn probe_answers(&mut self, number: u64, outcome: Outcome) {
+    pub(crate) fn probe_answers(&mut self, number: u64, fact: Fact) {
         if self.probe.as_ref().is_some_and(|(n, _)| *n == number) {
-            self.tell(Event::Probed { outcome });
+            let destination = Destination::Langfuse;
+            self.tell(Event::Probed { destination, fact });
         }
     }
 
@@ -481,6 +478,15 @@ impl World {
                 let _ = writeln!(trace, "{line}");
             }
         }
+    }
+}
+
+/// Whether somebody may have stored it, as far as its sender can know: the truth of the wire, not of the core.
+fn may_have_arrived(fact: Fact) -> bool {
+    match fact {
+        Fact::NotConnected | Fact::NothingLeft => false,
+        Fact::NoAnswer => true,
+        Fact::Answered(answer) => matches!(answer.status, 501..=599) && answer.status != 503,
     }
 }
 
