@@ -304,12 +304,15 @@ mod tests {
     use super::*;
     use crate::exporter::upstream::Upstream;
     use crate::inputs::Inputs;
+    use crate::memory::Budget;
+    use langfuse_extension_core::memory::Memory;
 
     fn agent() -> (Agent, mpsc::UnboundedReceiver<()>) {
         let (inputs, events) = Inputs::channel();
         let (ask_next, next_asked) = mpsc::unbounded_channel();
         let (reread_keys, _) = mpsc::unbounded_channel();
-        let exporter = Exporter::new(Upstream::open(None, None), inputs);
+        let budget = Budget::new(Memory::of_function(usize::MAX));
+        let exporter = Exporter::new(Upstream::open(None, None), inputs, budget);
         let settings = Settings::default();
         let agent = Agent::new(settings, events, ask_next, exporter, None, reread_keys);
         (agent, next_asked)

@@ -119,6 +119,8 @@ pub struct Config {
     pub keys: Option<KeySources>,
     /// How to reach AWS for keys that are kept there.
     pub aws: AwsEnvironment,
+    /// The function's memory, in bytes; without a function, as much as there is.
+    pub function_bytes: usize,
     /// What the core decides by.
     pub core: Settings,
     /// Where the spool lies.
@@ -155,6 +157,7 @@ impl Config {
             upstream: reader.upstream(listen),
             keys: reader.keys(),
             aws: AwsEnvironment::read(|name| environment.get(name)),
+            function_bytes: reader.function_bytes(),
             core: reader.core(spool_bytes > 0),
             spool_dir: reader
                 .get("SPOOL_DIR")
@@ -320,13 +323,15 @@ impl<E: Environment> Reader<'_, E> {
             .ok()
     }
 
+    /// Lambda says it in megabytes.
+    fn function_bytes(&self) -> usize {
+        let text = self.environment.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE");
+        let megabytes: Option<usize> = text.and_then(|text| text.parse().ok());
+        megabytes.map_or(usize::MAX, |megabytes| megabytes.saturating_mul(1 << 20))
+    }
+
     fn core(&mut self, spool: bool) -> Settings {
         let default = Settings::default();
-        let memory_mb: usize = self
-            .environment
-            .get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(usize::MAX >> 20);
         Settings {
             enabled: self.enabled(),
             strategy: self.strategy(),
@@ -334,7 +339,7 @@ impl<E: Environment> Reader<'_, E> {
             max_data_age: self.millis("MAX_DATA_AGE_MS", default.max_data_age),
             buffer_bytes: self.number(
                 "BUFFER_BYTES",
-                LARGEST_DEFAULT_BUFFER_BYTES.min((memory_mb << 20) / 16),
+                LARGEST_DEFAULT_BUFFER_BYTES.min(self.function_bytes() / 16),
             ),
             resend_ambiguous: self.switch("RESEND_AMBIGUOUS", default.resend_ambiguous),
             spool,

@@ -6,6 +6,7 @@ pub mod lambda;
 
 use std::sync::Arc;
 
+use langfuse_extension_core::memory::Memory;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -15,6 +16,7 @@ use crate::credentials::keyring::Keyring;
 use crate::exporter::langfuse::Exporter;
 use crate::exporter::upstream::Upstream;
 use crate::inputs::Inputs;
+use crate::memory::Budget;
 use crate::receiver::{self, Receiver};
 use crate::spool::disk::Disk;
 
@@ -61,19 +63,23 @@ fn open(mut config: Config, doors: Doors) -> Opened {
     let upstream = Upstream::open(config.upstream.take(), config.ca_file.as_deref());
     config.core.enabled &= upstream.has_address();
 
-    let exporter = Exporter::new(upstream.clone(), inputs.clone());
+    let memory = Memory::of_function(config.function_bytes);
+    let limits = receiver::Limits::within(config.core.buffer_bytes, &memory);
+    let budget = Budget::new(memory);
+    let exporter = Exporter::new(upstream.clone(), inputs.clone(), budget.clone());
     let disk = config.core.spool.then(|| open_disk(&config)).flatten();
     config.core.spool = disk.is_some();
     let keyring = Keyring::new(config.keys.take(), config.aws.clone(), upstream.clone());
     let receiver = Arc::new(Receiver::new(
         inputs.clone(),
         upstream,
+        budget,
         receiver::Settings {
             passthrough: config.passthrough,
             accept: config.accept,
             prompt_cache: config.prompt_cache,
             has_keys: keyring.has_sources(),
-            limits: receiver::Limits::default(),
+            limits,
         },
     ));
     tokio::spawn(keyring.keep(inputs.clone(), keys_doubted));

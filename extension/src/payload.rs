@@ -32,7 +32,7 @@ pub use answer::{Answer, otlp_success};
 pub use encoding::Encoding;
 pub use facts::{Facts, SpanFacts};
 pub use ingestion::accept_ingestion;
-pub use merge::{Merged, merge};
+pub use merge::{Merged, bytes_to_merge, merge};
 pub use otlp::accept_otlp;
 pub use refusal::Refusal;
 pub use scores::accept_scores;

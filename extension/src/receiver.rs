@@ -5,6 +5,7 @@
 
 pub mod allowed;
 mod body;
+mod connections;
 mod data;
 mod limits;
 mod passthrough;
@@ -13,14 +14,13 @@ mod prompts;
 mod relay;
 pub mod route;
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -33,21 +33,28 @@ use tokio::sync::Semaphore;
 use crate::config::{Accept, Passthrough};
 use crate::exporter::upstream::Upstream;
 use crate::inputs::{Event, Input, Inputs};
+use crate::memory::Budget;
 use crate::payload::Answer;
 
+use connections::{Connection, Connections};
 use data::first_time;
 use prompts::Prompts;
 use relay::BoxError;
 
+pub use body::DISCARDED_LIMIT_BYTES;
 pub use limits::{
-    BODY_LIMIT_BYTES, BODY_TIMEOUT, HEAD_LIMIT_BYTES, HEAD_TIMEOUT, Limits, MAX_CONNECTIONS,
-    MAX_HEADERS, OPEN_BODIES_LIMIT_BYTES, PASSTHROUGH_TIMEOUT, PASSTHROUGH_TOTAL_TIMEOUT,
+    BODY_LIMIT_BYTES, BODY_PAUSE_TIMEOUT, BODY_TIMEOUT, HEAD_LIMIT_BYTES, HEAD_TIMEOUT,
+    LARGE_BODIES_AT_ONCE, Limits, MAX_CONNECTIONS, MAX_HEADERS, PASSTHROUGH_TIMEOUT,
+    PASSTHROUGH_TOTAL_TIMEOUT,
 };
 pub use preface::ADVICE;
 pub use prompts::{
     PROMPT_FRESH, PROMPT_KEPT, PROMPT_LIMIT_BYTES, PROMPT_REVALIDATED, PROMPTS_LIMIT,
     PROMPTS_LIMIT_BYTES,
 };
+
+/// What one connection buffers of what its client sends. It has to hold a head.
+const READ_BUFFER_LIMIT_BYTES: usize = HEAD_LIMIT_BYTES;
 
 /// How long to wait before connections are accepted again after that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -58,6 +65,11 @@ pub const IDENTITY_HEADER: HeaderName = HeaderName::from_static("x-langfuse-exte
 
 /// The body of an answer: ours, or one that streams through from Langfuse.
 pub(crate) type AnswerBody = BoxBody<Bytes, BoxError>;
+
+/// The client is gone, or as good as gone: there is nobody to answer.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the request did not come whole")]
+struct Gone;
 
 /// How requests are treated.
 #[derive(Clone, Copy, Debug)]
@@ -80,21 +92,23 @@ pub struct Receiver {
     inputs: Inputs,
     upstream: Upstream,
     settings: Settings,
-    connections: Arc<Semaphore>,
-    open_bodies: Arc<Semaphore>,
+    budget: Budget,
+    connections: Arc<Connections>,
+    large_bodies: Semaphore,
     prompts: Option<Mutex<Prompts>>,
     said: data::SaidOnce,
 }
 
 impl Receiver {
-    /// Hands data to `inputs`, and what passes through to `upstream`.
-    pub fn new(inputs: Inputs, upstream: Upstream, settings: Settings) -> Self {
+    /// Hands data to `inputs`, and what passes through to `upstream`. Bodies take their memory from `budget`.
+    pub fn new(inputs: Inputs, upstream: Upstream, budget: Budget, settings: Settings) -> Self {
         let limits = &settings.limits;
         Self {
             inputs,
             upstream,
-            connections: Arc::new(Semaphore::new(limits.connections)),
-            open_bodies: Arc::new(Semaphore::new(limits.open_bodies_bytes)),
+            budget,
+            connections: Connections::new(limits.connections),
+            large_bodies: Semaphore::new(LARGE_BODIES_AT_ONCE),
             prompts: settings
                 .prompt_cache
                 .then(|| Mutex::new(Prompts::new(limits.prompt_fresh, limits.prompt_revalidated))),
@@ -106,9 +120,6 @@ impl Receiver {
     /// Serves connections for as long as the process lives. Several listeners share the limits.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) {
         loop {
-            let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else {
-                return;
-            };
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -122,14 +133,18 @@ impl Receiver {
             }
             let _ = stream.set_nodelay(true);
             let receiver = Arc::clone(&self);
+            let (connection, gives_way) = self.connections.open().await;
             tokio::spawn(async move {
-                receiver.serve_connection(stream).await;
-                drop(permit);
+                tokio::select! {
+                    () = receiver.serve_connection(stream, connection) => {}
+                    // Dropping the sender is the signal.
+                    _ = gives_way => {}
+                }
             });
         }
     }
 
-    async fn serve_connection(self: Arc<Self>, stream: TcpStream) {
+    async fn serve_connection(self: Arc<Self>, stream: TcpStream, connection: Connection) {
         let limits = self.settings.limits;
         let speaks_http2 = preface::speaks_http2(&stream);
         match tokio::time::timeout(limits.head_timeout, speaks_http2).await {
@@ -140,14 +155,23 @@ impl Receiver {
             }
             Err(_) => return,
         }
-        let service = service_fn(|request| Arc::clone(&self).answer(request));
-        let connection = http1::Builder::new()
+        let service = service_fn(|request| {
+            let (receiver, connection) = (Arc::clone(&self), &connection);
+            async move {
+                connection.works();
+                let answer = receiver.answer(request, connection).await;
+                connection.waits();
+                answer.ok_or(Gone)
+            }
+        });
+        let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head_timeout)
             .max_headers(MAX_HEADERS)
             .max_header_size(HEAD_LIMIT_BYTES)
+            .max_buf_size(READ_BUFFER_LIMIT_BYTES)
             .serve_connection(TokioIo::new(stream), service);
-        if let Err(error) = connection.await {
+        if let Err(error) = served.await {
             tracing::debug!(%error, "a local connection ended early");
         }
     }
@@ -158,46 +182,63 @@ impl Receiver {
         }
     }
 
+    /// `None`: there is nobody to answer.
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
-    ) -> Result<Response<AnswerBody>, Infallible> {
+        connection: &Connection,
+    ) -> Option<Response<AnswerBody>> {
         if let Some(refusal) = refuse_strangers(&request) {
-            return Ok(refusal);
+            return Some(refusal);
         }
         if data::header(request.headers(), CONTENT_TYPE).starts_with("application/grpc") {
             self.say_no_grpc();
-            return Ok(text(
+            return Some(text(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 &format!("{ADVICE}\n"),
             ));
         }
         let method = request.method().clone();
         let path = normalised(request.uri().path());
-        Ok(match (&method, path.as_str()) {
+        match (path.as_str(), &method) {
             (
-                &Method::POST,
                 "/v1/traces" | "/api/public/otel/v1/traces" | "/api/public/otel" | "/",
-            ) => self.take_traces(request).await,
-            (&Method::POST, "/api/public/ingestion") => self.take_ingestion(request).await,
-            (&Method::POST, "/api/public/scores") => self.take_scores(request).await,
-            (
                 &Method::POST,
+            ) => self.take_traces(request, connection).await,
+            ("/api/public/ingestion", &Method::POST) => {
+                self.take_ingestion(request, connection).await
+            }
+            ("/api/public/scores", &Method::POST) => self.take_scores(request, connection).await,
+            (
                 "/v1/metrics"
                 | "/v1/logs"
                 | "/api/public/otel/v1/metrics"
                 | "/api/public/otel/v1/logs",
+                &Method::POST,
             ) => self.discard(request, &path).await,
-            (&Method::GET, "/status") => self.status().await,
-            (_, path) if path.starts_with("/api/public/") => self.pass_through(request).await,
-            (_, path) => text(
+            ("/status", &Method::GET | &Method::HEAD) => Some(self.status().await),
+            ("/status", _) => Some(not_allowed("GET, HEAD")),
+            (
+                "/v1/traces"
+                | "/api/public/otel/v1/traces"
+                | "/api/public/otel"
+                | "/"
+                | "/api/public/ingestion"
+                | "/v1/metrics"
+                | "/v1/logs"
+                | "/api/public/otel/v1/metrics"
+                | "/api/public/otel/v1/logs",
+                _,
+            ) => Some(not_allowed("POST")),
+            (path, _) if path.starts_with("/api/public/") => Some(self.pass_through(request).await),
+            (path, _) => Some(text(
                 StatusCode::NOT_FOUND,
                 &format!(
                     "{method} {path} is not served by langfuse-extension. Spans go to POST /v1/traces or \
                      /api/public/otel/v1/traces, everything else of Langfuse lies under /api/public/.\n"
                 ),
-            ),
-        })
+            )),
+        }
     }
 
     async fn status(&self) -> Response<AnswerBody> {
@@ -236,25 +277,48 @@ impl Drop for OpenRequest<'_> {
     }
 }
 
-/// A web page that a developer visits must not reach this API through the browser, by script or by DNS rebinding.
+/// A web page that a developer visits must not reach this API through the browser, by script or by DNS rebinding; and
+/// nobody may say two things at once of who he is and whom he asks.
 fn refuse_strangers(request: &Request<Incoming>) -> Option<Response<AnswerBody>> {
-    if request.headers().contains_key(ORIGIN) {
+    let headers = request.headers();
+    if headers.contains_key(ORIGIN) {
         return Some(text(
             StatusCode::FORBIDDEN,
             "requests with an Origin are refused\n",
         ));
     }
-    let host = request
-        .headers()
-        .get(HOST)
-        .and_then(|host| host.to_str().ok());
-    if host.is_some_and(|host| !is_loopback_name(host)) {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (host, another) = (hosts.next(), hosts.next());
+    let needs_host = request.version() == Version::HTTP_11;
+    if another.is_some() || host.is_none() && needs_host {
+        return Some(text(
+            StatusCode::BAD_REQUEST,
+            "a request has exactly one Host\n",
+        ));
+    }
+    if host.is_some_and(|host| !host.to_str().is_ok_and(is_loopback_name)) {
         return Some(text(
             StatusCode::FORBIDDEN,
             "the Host must be localhost or a loopback address\n",
         ));
     }
+    if headers.get_all(AUTHORIZATION).iter().nth(1).is_some() {
+        return Some(text(
+            StatusCode::BAD_REQUEST,
+            "a request has at most one Authorization\n",
+        ));
+    }
     None
+}
+
+fn not_allowed(methods: &'static str) -> Response<AnswerBody> {
+    let mut response = text(
+        StatusCode::METHOD_NOT_ALLOWED,
+        &format!("only {methods} here\n"),
+    );
+    let allow = HeaderValue::from_static(methods);
+    response.headers_mut().insert(ALLOW, allow);
+    response
 }
 
 fn is_loopback_name(host: &str) -> bool {

@@ -40,12 +40,21 @@ pub struct Status {
     spooled: u64,
     dropped: u64,
     dropped_by_reason: BTreeMap<&'static str, u64>,
+    /// Requests of clients that were not taken, by reason; how many units were in them is not known.
+    refused: BTreeMap<&'static str, Refused>,
     maybe_doubled: u64,
     requests: u64,
     probes: u64,
     held_bytes: usize,
     langfuse_is_bad: bool,
     end_of_invocation_is_told: bool,
+}
+
+/// Requests that were not taken for one reason.
+#[derive(Debug, Serialize)]
+struct Refused {
+    requests: u64,
+    bytes: u64,
 }
 
 impl Report {
@@ -101,6 +110,19 @@ impl Report {
                 .iter()
                 .map(|(reason, units)| (reason.name(), units))
                 .collect(),
+            refused: ledger
+                .refusals
+                .iter()
+                .map(|(reason, it)| {
+                    (
+                        reason.name(),
+                        Refused {
+                            requests: it.requests,
+                            bytes: it.bytes,
+                        },
+                    )
+                })
+                .collect(),
             maybe_doubled: ledger.maybe_doubled,
             requests: ledger.requests,
             probes: ledger.probes,
@@ -116,6 +138,7 @@ impl Report {
         let reason = self.shutdown_reason.as_deref().unwrap_or_default();
         let dropped_by_reason =
             serde_json::to_string(&status.dropped_by_reason).unwrap_or_default();
+        let refused_by_reason = serde_json::to_string(&status.refused).unwrap_or_default();
         tracing::info!(
             reason,
             invocations = status.invocations,
@@ -125,6 +148,8 @@ impl Report {
             spooled = status.spooled,
             dropped = status.dropped,
             dropped_by_reason,
+            refused = core.ledger().refusals.total(),
+            refused_by_reason,
             maybe_doubled = status.maybe_doubled,
             requests = status.requests,
             probes = status.probes,

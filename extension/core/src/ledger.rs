@@ -1,5 +1,7 @@
 //! The accounting: accepted + recovered = delivered + held + spooled + dropped, always.
 
+use crate::refusals::Refusals;
+
 /// Counts of units (spans, events, scores) since the process started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
@@ -17,6 +19,8 @@ pub struct Ledger {
     pub maybe_doubled: u64,
     /// Requests that carried data to Langfuse.
     pub requests: u64,
+    /// Requests of clients that were not taken. What was in them is in no other column.
+    pub refusals: Refusals,
     /// Requests that only asked whether Langfuse is well.
     pub probes: u64,
 }

@@ -28,6 +28,7 @@ pub mod ledger;
 pub mod lifecycle;
 pub mod memory;
 pub mod pipeline;
+pub mod refusals;
 pub mod route;
 pub mod strategy;
 pub mod time;
@@ -150,6 +151,13 @@ pub enum Event<P> {
     },
     /// That request is answered, or its connection is gone.
     RequestClosed,
+    /// A client's request with data was not taken.
+    Refused {
+        /// Why.
+        reason: refusals::Reason,
+        /// How large its body was, as far as is known.
+        bytes: u64,
+    },
     /// The spool has no room for an item that it was to store.
     NotStored {
         /// Which one.

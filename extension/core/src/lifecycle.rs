@@ -129,6 +129,7 @@ impl<P: Payload> Core<P> {
                 self.pipeline.accept(&route, payload, now);
             }
             Event::RequestClosed => self.end_of_work.request_closed(now),
+            Event::Refused { reason, bytes } => self.pipeline.refused_client(reason, bytes),
             Event::NotStored { id } => self.pipeline.not_stored(id),
             Event::PassedThrough { fact } => {
                 let answered = matches!(fact, Fact::Answered(_));

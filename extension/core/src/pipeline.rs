@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::buffer::{Batch, Buffer, History, Item, ItemId, Lane, NotAdmitted, Payload, units_of};
 use crate::delivery::{Delivery, Permit};
 use crate::ledger::{DropReason, Ledger};
+use crate::refusals::Reason;
 use crate::route::{Destination, RequestLimits, Route};
 use crate::time::{Now, Timer};
 use crate::{Action, ExportId, Settings};
@@ -135,6 +136,11 @@ impl<P: Payload> Pipeline<P> {
         } else if let Some(item) = self.admit(route, item) {
             self.store(route, item, None);
         }
+    }
+
+    /// A client's request was not taken.
+    pub fn refused_client(&mut self, reason: Reason, bytes: u64) {
+        self.ledger.refusals.add(reason, bytes);
     }
 
     /// An earlier process of this sandbox has left data.

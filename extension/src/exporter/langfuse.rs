@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use crate::aside::{ONE_TURN_BYTES, aside};
 use crate::exporter::upstream::Upstream;
 use crate::inputs::{Event, Inputs};
+use crate::memory::Budget;
 use crate::payload::{self, Merged, Payload};
 
 /// An empty OTLP request: Langfuse authenticates it, answers 200 and stores nothing.
@@ -37,17 +38,19 @@ const PROBE_BODY: &[u8] = br#"{"resourceSpans":[]}"#;
 pub struct Exporter {
     upstream: Upstream,
     inputs: Inputs,
+    budget: Budget,
     aborts: BTreeMap<ExportId, oneshot::Sender<()>>,
     abort_probe: Option<oneshot::Sender<()>>,
     said: Arc<Said>,
 }
 
 impl Exporter {
-    /// Sends to `upstream` and tells `inputs` how it went.
-    pub fn new(upstream: Upstream, inputs: Inputs) -> Self {
+    /// Sends to `upstream` and tells `inputs` how it went. What is made to be sent takes its memory from `budget`.
+    pub fn new(upstream: Upstream, inputs: Inputs, budget: Budget) -> Self {
         Self {
             upstream,
             inputs,
+            budget,
             aborts: BTreeMap::new(),
             abort_probe: None,
             said: Arc::default(),
@@ -57,9 +60,9 @@ impl Exporter {
     /// Sends a batch. Exactly one [`Event::Exported`] follows, whatever happens.
     pub fn export(&mut self, id: ExportId, batch: Batch<Payload>) {
         self.aborts.retain(|_, abort| !abort.is_closed());
-        let (abort, aborted) = oneshot::channel();
+        let (abort, mut aborted) = oneshot::channel();
         self.aborts.insert(id, abort);
-        let upstream = self.upstream.clone();
+        let (upstream, budget) = (self.upstream.clone(), self.budget.clone());
         let said = Arc::clone(&self.said);
         let mut reply = Reply::new(self.inputs.clone(), move |fact| Event::Exported {
             id,
@@ -68,9 +71,14 @@ impl Exporter {
         tokio::spawn(async move {
             let Batch { route, items } = batch;
             let parts: Vec<_> = items.into_iter().map(|item| item.payload).collect();
+            let memory = tokio::select! {
+                memory = budget.export(payload::bytes_to_merge(&parts)) => memory,
+                _ = &mut aborted => return,
+            };
             let Some(merged) = merge(parts).await else {
                 return;
             };
+            memory.shrink(merged.body.len());
             // From here on a fault leaves it open whether something was sent.
             reply.set(Fact::NoAnswer);
             let (body, encoding) = (merged.body, merged.content_encoding);
@@ -344,6 +352,7 @@ mod tests {
     use crate::inputs::Input;
     use crate::payload::{Limits, accept_otlp};
     use langfuse_extension_core::buffer::{History, Item};
+    use langfuse_extension_core::memory::Memory;
     use langfuse_extension_core::time::Now;
     use std::time::Duration;
 
@@ -363,7 +372,11 @@ mod tests {
     #[tokio::test]
     async fn the_loop_goes_on_while_a_large_body_is_compressed() {
         let (inputs, mut events) = Inputs::channel();
-        let mut exporter = Exporter::new(Upstream::open(None, None), inputs);
+        let mut exporter = Exporter::new(
+            Upstream::open(None, None),
+            inputs,
+            Budget::new(Memory::of_function(usize::MAX)),
+        );
         let limits = Limits::default();
         let accepted = accept_otlp("application/x-protobuf", "", body(4 << 20), &limits);
         let item = Item {

@@ -40,6 +40,18 @@ pub fn merge(parts: Vec<Payload>) -> Merged {
     }
 }
 
+/// The most memory that [`merge()`] takes for what it makes of these.
+pub fn bytes_to_merge(parts: &[Payload]) -> usize {
+    if let [only] = parts
+        && only.encoding == Encoding::Gzip
+    {
+        return 0;
+    }
+    // What does not compress grows by five bytes in 65,535, and a member has a frame.
+    let bytes: usize = parts.iter().map(Payload::stored_bytes).sum();
+    bytes + bytes / 4096 + 64 * (parts.len() + 1)
+}
+
 fn identity(body: Bytes) -> Merged {
     Merged {
         body,

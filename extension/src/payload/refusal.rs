@@ -23,6 +23,9 @@ pub enum Refusal {
         /// The limit it exceeds, in bytes.
         limit_bytes: usize,
     },
+    /// It brought no keys, and the extension has none.
+    #[error("No authorization header")]
+    NoKeys,
     /// There is no memory for it now.
     #[error("there is no memory for this request now")]
     NoRoom,
@@ -63,6 +66,7 @@ impl Refusal {
     /// The HTTP status of the answer.
     pub fn status(&self) -> u16 {
         match self {
+            Self::NoKeys => 401,
             Self::UnsupportedMediaType(..) | Self::UnsupportedEncoding(_) => 415,
             Self::TooLarge { .. } | Self::TooMany { .. } | Self::NoRoom => 413,
             Self::Compression(_)
@@ -76,10 +80,10 @@ impl Refusal {
     /// The answer of an OTLP endpoint: a `google.rpc.Status` in the encoding of the request, as OTLP/HTTP asks
     /// (<https://opentelemetry.io/docs/specs/otlp/#failures>).
     pub fn otlp_answer(&self, content_type: &str) -> Answer {
-        const INVALID_ARGUMENT: u8 = 3;
+        let code = self.grpc_code();
         let message = self.to_string();
         if is_protobuf(content_type) {
-            let mut body = vec![0x08, INVALID_ARGUMENT, 0x12];
+            let mut body = vec![0x08, code, 0x12];
             proto::put_varint(&mut body, message.len() as u64);
             body.extend_from_slice(message.as_bytes());
             return Answer {
@@ -89,7 +93,7 @@ impl Refusal {
             };
         }
         self.json_answer(&OtlpStatus {
-            code: INVALID_ARGUMENT,
+            code,
             message: &message,
         })
     }
@@ -97,6 +101,7 @@ impl Refusal {
     /// The answer of Langfuse's own endpoints: `{"message", "error"}`.
     pub fn langfuse_answer(&self) -> Answer {
         let error = match self {
+            Self::NoKeys => "UnauthorizedError",
             Self::TooLarge { .. } | Self::TooMany { .. } | Self::NoRoom => "PayloadTooLargeError",
             Self::UnsupportedMediaType(..) | Self::UnsupportedEncoding(_) => {
                 "UnsupportedMediaTypeError"
@@ -109,6 +114,18 @@ impl Refusal {
         })
     }
 
+    /// <https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto>
+    fn grpc_code(&self) -> u8 {
+        const INVALID_ARGUMENT: u8 = 3;
+        const RESOURCE_EXHAUSTED: u8 = 8;
+        const UNAUTHENTICATED: u8 = 16;
+        match self.status() {
+            401 => UNAUTHENTICATED,
+            413 => RESOURCE_EXHAUSTED,
+            _ => INVALID_ARGUMENT,
+        }
+    }
+
     fn json_answer(&self, body: &impl Serialize) -> Answer {
         let body = serde_json::to_vec(body).map_or_else(|_| Bytes::from_static(b"{}"), Bytes::from);
         Answer {
@@ -119,9 +136,11 @@ impl Refusal {
     }
 }
 
-/// Whether a content type asks for protobuf, by the same test as Langfuse's.
+/// Whether a content type asks for protobuf: by the same test as Langfuse's, or by the name that has been registered.
 pub(super) fn is_protobuf(content_type: &str) -> bool {
+    const REGISTERED: &str = "application/protobuf";
     contains_ignoring_case(content_type, PROTOBUF)
+        || contains_ignoring_case(content_type, REGISTERED)
 }
 
 pub(super) fn contains_ignoring_case(text: &str, lower: &str) -> bool {

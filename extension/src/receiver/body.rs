@@ -1,164 +1,109 @@
-//! Reading a client's body within its limits.
+//! Reading a client's body within its limits and within what memory there is. Nobody waits for memory here.
 
-use bytes::{Bytes, BytesMut};
+use std::time::Duration;
+
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use memmap2::MmapMut;
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
+use super::connections::Connection;
 use super::limits::Limits;
+use crate::memory::{Budget, Growing, Reservation};
 
-/// From this size on a body gets pages of its own, which the kernel has back as soon as it is delivered: among smaller ones
-/// on the heap it would leave holes, and a full buffer would need a third more memory than it may hold.
-const OWN_PAGES_BYTES: usize = 128 * 1024;
+/// What is read of a refused body and thrown away, so that its client comes to read the answer: one that finds the
+/// connection reset while it still sends takes that for a failure of the network, and tries again.
+pub const DISCARDED_LIMIT_BYTES: usize = 64 << 20;
 
-/// Why there is no body.
+/// Why there is no body, and how many of its bytes had come or were announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoBody {
-    TooLarge,
-    TooSlow,
-    Broken,
+    TooLarge(usize),
+    NoMemory(usize),
+    Incomplete(usize),
 }
 
-/// Reads all of it. `open_bodies` has a permit for each byte that may be in reading.
+/// Reads all of it, and takes memory for what comes.
 pub(super) async fn read(
-    body: Incoming,
-    open_bodies: &Semaphore,
+    body: &mut Incoming,
+    connection: &Connection,
+    budget: &Budget,
     limits: &Limits,
-) -> Result<Bytes, NoBody> {
-    let reading = read_within_limits(body, open_bodies, limits.body_bytes);
-    tokio::time::timeout(limits.body_timeout, reading)
-        .await
-        .unwrap_or(Err(NoBody::TooSlow))
-}
-
-async fn read_within_limits(
-    mut body: Incoming,
-    open_bodies: &Semaphore,
-    limit_bytes: usize,
-) -> Result<Bytes, NoBody> {
+) -> Result<(Bytes, Reservation), NoBody> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    if announced > limit_bytes {
-        return Err(NoBody::TooLarge);
+    if announced > limits.body_bytes {
+        return Err(NoBody::TooLarge(announced));
     }
-    // Reserved at once where the length is known, so that two large bodies cannot each hold half and wait for the other.
-    let mut permits = acquire(open_bodies, announced).await?;
-    let mut collected = Collected::with_capacity(announced);
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| NoBody::Broken)?.into_data() else {
-            continue;
+    if !budget.has_room_for_body(announced) {
+        return Err(NoBody::NoMemory(announced));
+    }
+    let memory = budget.body();
+    let mut collected = Growing::new(announced, limits.body_bytes);
+    let mut pieces = Pieces::new(body, limits);
+    loop {
+        connection.waits();
+        let piece = pieces.next().await;
+        let Some(data) = piece.ok_or(NoBody::Incomplete(collected.len()))? else {
+            connection.works();
+            return Ok((collected.finish(), memory));
         };
         let length = collected.len() + data.len();
-        if length > limit_bytes {
-            return Err(NoBody::TooLarge);
+        if length > limits.body_bytes {
+            return Err(NoBody::TooLarge(length));
         }
-        if length > permits.num_permits() {
-            permits.merge(acquire(open_bodies, length - permits.num_permits()).await?);
+        if !memory.grow(data.len()) {
+            return Err(NoBody::NoMemory(length.max(announced)));
         }
         collected.append(&data);
     }
-    Ok(collected.finish())
 }
 
-/// What has come of a body.
-enum Collected {
-    Heap(BytesMut),
-    Pages { map: MmapMut, length: usize },
+/// Reads a body and keeps nothing of it. Returns whether it came whole.
+pub(super) async fn discard(mut body: Incoming, limits: &Limits, limit_bytes: usize) -> bool {
+    let mut pieces = Pieces::new(&mut body, limits);
+    let mut length = 0_usize;
+    while let Some(piece) = pieces.next().await {
+        let Some(data) = piece else {
+            return true;
+        };
+        length += data.len();
+        if length > limit_bytes {
+            break;
+        }
+    }
+    false
 }
 
-impl Collected {
-    fn with_capacity(bytes: usize) -> Self {
-        match own_pages(bytes) {
-            Some(map) => Self::Pages { map, length: 0 },
-            None => Self::Heap(BytesMut::with_capacity(bytes)),
+/// The pieces of a body, none of which may let others wait for long.
+struct Pieces<'a> {
+    body: &'a mut Incoming,
+    deadline: Instant,
+    pause: Duration,
+}
+
+impl<'a> Pieces<'a> {
+    fn new(body: &'a mut Incoming, limits: &Limits) -> Self {
+        Self {
+            body,
+            deadline: Instant::now() + limits.body_timeout,
+            pause: limits.body_pause,
         }
     }
 
-    fn len(&self) -> usize {
-        match self {
-            Self::Heap(heap) => heap.len(),
-            Self::Pages { length, .. } => *length,
-        }
-    }
-
-    /// No more than was announced comes, because the connection reads no more.
-    fn append(&mut self, data: &[u8]) {
-        match self {
-            Self::Heap(heap) => heap.extend_from_slice(data),
-            Self::Pages { map, length } => {
-                let end = *length + data.len();
-                if let Some(room) = map.get_mut(*length..end) {
-                    room.copy_from_slice(data);
-                    *length = end;
+    /// The next one, or the end. `None`: it did not come.
+    async fn next(&mut self) -> Option<Option<Bytes>> {
+        loop {
+            let until = self.deadline.min(Instant::now() + self.pause);
+            let frame = tokio::time::timeout_at(until, self.body.frame()).await;
+            match frame.ok()? {
+                None => return Some(None),
+                Some(frame) => {
+                    // Trailers say nothing that matters here.
+                    if let Ok(data) = frame.ok()?.into_data() {
+                        return Some(Some(data));
+                    }
                 }
             }
         }
-    }
-
-    /// What grew without being announced has room to spare, and is copied into as much as it needs.
-    fn finish(self) -> Bytes {
-        match self {
-            Self::Pages { map, length } => Bytes::from_owner(map).slice(..length),
-            Self::Heap(heap) if heap.capacity() - heap.len() <= heap.len() / 8 => heap.freeze(),
-            Self::Heap(heap) => {
-                let mut exact = Self::with_capacity(heap.len());
-                exact.append(&heap);
-                exact.finish()
-            }
-        }
-    }
-}
-
-fn own_pages(bytes: usize) -> Option<MmapMut> {
-    let wanted = bytes >= OWN_PAGES_BYTES;
-    let map = wanted.then(|| MmapMut::map_anon(bytes));
-    map.and_then(Result::ok)
-}
-
-async fn acquire(
-    open_bodies: &Semaphore,
-    bytes: usize,
-) -> Result<tokio::sync::SemaphorePermit<'_>, NoBody> {
-    let bytes = u32::try_from(bytes).map_err(|_| NoBody::TooLarge)?;
-    open_bodies
-        .acquire_many(bytes)
-        .await
-        .map_err(|_| NoBody::Broken)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_body_comes_whole_whether_it_was_announced_or_grew() {
-        for bytes in [
-            0,
-            1,
-            1000,
-            OWN_PAGES_BYTES - 1,
-            OWN_PAGES_BYTES,
-            3 * OWN_PAGES_BYTES + 1,
-        ] {
-            let body: Vec<_> = (0..bytes).map(|at| at.to_le_bytes()[0]).collect();
-            for announced in [bytes, 0] {
-                let mut collected = Collected::with_capacity(announced);
-                for chunk in body.chunks(7000) {
-                    collected.append(chunk);
-                }
-                assert_eq!(collected.len(), bytes);
-                assert!(
-                    collected.finish() == body,
-                    "{bytes}, announced as {announced}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn only_large_bodies_get_pages_of_their_own() {
-        let with_pages = |bytes| matches!(Collected::with_capacity(bytes), Collected::Pages { .. });
-        assert!(with_pages(OWN_PAGES_BYTES));
-        assert!(!with_pages(OWN_PAGES_BYTES - 1));
     }
 }

@@ -1,22 +1,28 @@
 //! The doors for data: validated, handed over, acknowledged.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::header::{
-    AsHeaderName, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, USER_AGENT,
+    AsHeaderName, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, USER_AGENT,
 };
-use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use langfuse_extension_core::refusals::Reason;
 use langfuse_extension_core::route::{Credential, Door};
 use langfuse_extension_core::traces::{Parent, SpanFact};
 
-use super::body::{self, NoBody};
-use super::{AnswerBody, OpenRequest, Receiver, complete, from_answer, normalised, route, text};
+use super::body::{self, DISCARDED_LIMIT_BYTES, NoBody};
+use super::connections::Connection;
+use super::{AnswerBody, OpenRequest, Receiver, from_answer, normalised, route};
 use crate::aside::for_a_client;
 use crate::config::Accept;
+use crate::inputs::Event;
+use crate::memory::Reservation;
 use crate::payload::{
-    self, Answer, Facts, IN_PLACE_BYTES, Kind, Limits, Payload, Refusal, SpanFacts,
+    self, Answer, Facts, IN_PLACE_BYTES, JSON_INFLATED_LIMIT_BYTES, Kind, Payload, Refusal,
+    SpanFacts,
 };
 
 /// Lines that are worth saying once.
@@ -24,7 +30,7 @@ use crate::payload::{
 pub(super) struct SaidOnce {
     other_signal: AtomicBool,
     no_keys: AtomicBool,
-    refused: AtomicBool,
+    refused: [AtomicBool; Reason::ALL.len()],
     pub(super) grpc: AtomicBool,
     foreign: AtomicBool,
     pub(super) keys_missing: AtomicBool,
@@ -34,12 +40,21 @@ pub(super) fn first_time(said: &AtomicBool) -> bool {
     !said.swap(true, Ordering::Relaxed)
 }
 
-/// A request with data. It counts as open for as long as this lives.
+/// In whose words a client is answered.
+#[derive(Clone, Copy)]
+enum Form {
+    Otlp,
+    Langfuse,
+}
+
+/// A request with data. It counts as open for as long as this lives, and its memory as taken.
 struct Received<'a> {
     _open: OpenRequest<'a>,
+    form: Form,
     credential: Credential,
     headers: HeaderMap,
     body: Bytes,
+    memory: Arc<Reservation>,
 }
 
 impl Received<'_> {
@@ -50,63 +65,106 @@ impl Received<'_> {
     fn encoding(&self) -> String {
         content_encoding(&self.headers)
     }
+
+    /// What its client is told. Memory stays taken for it until it has left.
+    fn answered(self, answer: Answer) -> Response<AnswerBody> {
+        self.memory.shrink(answer.body.len());
+        from_answer(Answer {
+            body: Bytes::from_owner(Charged {
+                bytes: answer.body,
+                _memory: self.memory,
+            }),
+            ..answer
+        })
+    }
 }
+
+/// Bytes with the memory that was taken for them.
+struct Charged {
+    bytes: Bytes,
+    _memory: Arc<Reservation>,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// How a body becomes a payload: given its content type, its content encoding, itself, and the limits.
+type Accepts<T> = fn(&str, &str, Bytes, &payload::Limits<'_>) -> Result<T, Refusal>;
+
+/// What to answer to a request that does not become data. `None`: there is nobody to answer.
+type NotTaken = Option<Response<AnswerBody>>;
 
 impl Receiver {
     /// Spans: OTLP, protobuf or JSON.
-    pub(super) async fn take_traces(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+    pub(super) async fn take_traces(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Option<Response<AnswerBody>> {
         if self.settings.accept == Accept::Langfuse && !is_for_langfuse(&request) {
             return self.discard_foreign(request).await;
         }
-        let data = match self.receive(request).await {
+        let data = match self.receive(request, connection, Form::Otlp).await {
             Ok(data) => data,
             Err(answer) => return answer,
         };
-        match validated(&data, payload::accept_otlp).await {
+        Some(match self.validated(&data, payload::accept_otlp).await {
             Ok((payload, facts)) => {
                 let door = match payload.kind() {
                     Kind::OtlpJson => Door::TracesJson,
                     _ => Door::TracesProtobuf,
                 };
                 self.keep(&data, door, payload, span_facts(&facts)).await;
-                from_answer(payload::otlp_success(data.content_type()))
+                let answer = payload::otlp_success(data.content_type());
+                data.answered(answer)
             }
-            Err(refusal) => self.refused(
-                &refusal,
-                from_answer(refusal.otlp_answer(data.content_type())),
-            ),
-        }
+            Err(refusal) => self.refused(&data, &refusal),
+        })
     }
 
     /// Batches of events: scores of the SDKs before 5, everything of those before 3.
-    pub(super) async fn take_ingestion(&self, request: Request<Incoming>) -> Response<AnswerBody> {
-        self.take_json(request, Door::Ingestion, payload::accept_ingestion)
+    pub(super) async fn take_ingestion(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Option<Response<AnswerBody>> {
+        let accept = payload::accept_ingestion;
+        self.take_json(request, connection, Door::Ingestion, accept)
             .await
     }
 
     /// Scores: an array from Python's SDK 5, one object from REST users.
-    pub(super) async fn take_scores(&self, request: Request<Incoming>) -> Response<AnswerBody> {
-        self.take_json(request, Door::Scores, payload::accept_scores)
+    pub(super) async fn take_scores(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Option<Response<AnswerBody>> {
+        let accept = payload::accept_scores;
+        self.take_json(request, connection, Door::Scores, accept)
             .await
     }
 
     async fn take_json(
         &self,
         request: Request<Incoming>,
+        connection: &Connection,
         door: Door,
         accept: Accepts<(Payload, Answer)>,
-    ) -> Response<AnswerBody> {
-        let data = match self.receive(request).await {
+    ) -> Option<Response<AnswerBody>> {
+        let data = match self.receive(request, connection, Form::Langfuse).await {
             Ok(data) => data,
             Err(answer) => return answer,
         };
-        match validated(&data, accept).await {
+        Some(match self.validated(&data, accept).await {
             Ok((payload, answer)) => {
                 self.keep(&data, door, payload, Vec::new()).await;
-                from_answer(answer)
+                data.answered(answer)
             }
-            Err(refusal) => self.refused(&refusal, from_answer(refusal.langfuse_answer())),
-        }
+            Err(refusal) => self.refused(&data, &refusal),
+        })
     }
 
     /// Metrics and logs: Langfuse takes neither, and an exporter that gets no success tries again.
@@ -114,7 +172,7 @@ impl Receiver {
         &self,
         request: Request<Incoming>,
         path: &str,
-    ) -> Response<AnswerBody> {
+    ) -> Option<Response<AnswerBody>> {
         if first_time(&self.said.other_signal) {
             tracing::info!(
                 path,
@@ -125,7 +183,7 @@ impl Receiver {
     }
 
     /// Spans of an SDK that was never told of Langfuse, and found us because 4318 is everybody's default.
-    async fn discard_foreign(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+    async fn discard_foreign(&self, request: Request<Incoming>) -> Option<Response<AnswerBody>> {
         if first_time(&self.said.foreign) {
             tracing::info!(
                 user_agent = header(request.headers(), USER_AGENT),
@@ -136,29 +194,94 @@ impl Receiver {
         self.acknowledge(request).await
     }
 
-    async fn acknowledge(&self, request: Request<Incoming>) -> Response<AnswerBody> {
-        let content_type = header(request.headers(), CONTENT_TYPE).to_owned();
-        match self.read(request.into_body()).await {
-            Ok(_) => from_answer(payload::otlp_success(&content_type)),
-            Err(answer) => answer,
-        }
+    async fn acknowledge(&self, request: Request<Incoming>) -> Option<Response<AnswerBody>> {
+        let success = payload::otlp_success(header(request.headers(), CONTENT_TYPE));
+        let limits = &self.settings.limits;
+        let whole = body::discard(request.into_body(), limits, limits.body_bytes).await;
+        whole.then(|| from_answer(success))
     }
 
-    /// Reads a request that carries data. The error is the answer to one that does not come whole, or has no keys.
+    /// Reads a request that carries data, if it may be taken.
     async fn receive(
         &self,
         request: Request<Incoming>,
-    ) -> Result<Received<'_>, Response<AnswerBody>> {
+        connection: &Connection,
+        form: Form,
+    ) -> Result<Received<'_>, NotTaken> {
+        let (parts, mut body) = request.into_parts();
+        let refuse = |refusal: &Refusal, bytes| {
+            let content_type = header(&parts.headers, CONTENT_TYPE);
+            Some(self.refuse(form, content_type, refusal, bytes))
+        };
+        let Some(credential) = self.credential(&parts.headers) else {
+            let bytes = body.size_hint().lower();
+            self.discard_later(&parts.headers, body);
+            return Err(refuse(&Refusal::NoKeys, bytes));
+        };
         let open = OpenRequest::new(&self.inputs);
-        let (parts, body) = request.into_parts();
-        let body = self.read(body).await?;
-        let credential = self.credential(&parts.headers);
-        Ok(Received {
-            _open: open,
-            credential: credential.ok_or_else(|| self.no_keys())?,
-            headers: parts.headers,
-            body,
-        })
+        let limits = &self.settings.limits;
+        let refusal = match body::read(&mut body, connection, &self.budget, limits).await {
+            Ok((body, memory)) => {
+                return Ok(Received {
+                    _open: open,
+                    form,
+                    credential,
+                    headers: parts.headers,
+                    body,
+                    memory: Arc::new(memory),
+                });
+            }
+            Err(NoBody::TooLarge(bytes)) => {
+                let refusal = Refusal::TooLarge {
+                    what: "the body",
+                    limit_bytes: limits.body_bytes,
+                };
+                refuse(&refusal, bytes as u64)
+            }
+            Err(NoBody::NoMemory(bytes)) => refuse(&Refusal::NoRoom, bytes as u64),
+            Err(NoBody::Incomplete(bytes)) => {
+                self.count_refused(Reason::Incomplete, bytes as u64);
+                return Err(None);
+            }
+        };
+        self.discard_later(&parts.headers, body);
+        Err(refusal)
+    }
+
+    /// A small body is validated at once. A large one is on a thread beside, where it lets small ones pass.
+    async fn validated<T: Send + 'static>(
+        &self,
+        data: &Received<'_>,
+        accept: Accepts<T>,
+    ) -> Result<T, Refusal> {
+        let (kind, encoding) = (data.content_type().to_owned(), data.encoding());
+        let body = data.body.clone();
+        if payload::may_fit_in_place(&encoding, &body) {
+            let limits = payload::Limits {
+                inflated_bytes: IN_PLACE_BYTES,
+                json_inflated_bytes: IN_PLACE_BYTES,
+                memory: Some(&data.memory),
+                ..payload::Limits::default()
+            };
+            match accept(&kind, &encoding, body.clone(), &limits) {
+                Err(Refusal::TooLarge { limit_bytes, .. }) if limit_bytes == IN_PLACE_BYTES => {
+                    data.memory.shrink(body.len());
+                }
+                done => return done,
+            }
+        }
+        let _turn = self.large_bodies.acquire().await;
+        let kept_bytes = self.settings.limits.body_bytes;
+        let memory = Arc::clone(&data.memory);
+        let work = move || {
+            let limits = payload::Limits {
+                json_inflated_bytes: JSON_INFLATED_LIMIT_BYTES.min(kept_bytes),
+                memory: Some(&memory),
+                ..payload::Limits::default()
+            };
+            accept(&kind, &encoding, body, &limits)
+        };
+        for_a_client(work).await.unwrap_or(Err(Refusal::Fault))
     }
 
     /// Returns once the data is safe.
@@ -173,69 +296,63 @@ impl Receiver {
         route::credential(headers, &self.upstream, self.settings.has_keys)
     }
 
-    async fn read(&self, body: Incoming) -> Result<Bytes, Response<AnswerBody>> {
-        body::read(body, &self.open_bodies, &self.settings.limits)
-            .await
-            .map_err(|no_body| match no_body {
-                NoBody::TooLarge => {
-                    let limit = self.settings.limits.body_bytes;
-                    tracing::warn!(limit, "a body larger than the limit was refused");
-                    text(
-                        StatusCode::PAYLOAD_TOO_LARGE,
-                        &format!("a body may have at most {limit} bytes\n"),
-                    )
-                }
-                NoBody::TooSlow => text(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "the body did not arrive in time\n",
-                ),
-                NoBody::Broken => text(StatusCode::BAD_REQUEST, "the body ended early\n"),
-            })
+    /// Most clients finish sending a refused request before they read the answer. Who asks first does not.
+    fn discard_later(&self, headers: &HeaderMap, body: Incoming) {
+        if headers.contains_key(EXPECT) {
+            return;
+        }
+        let limits = self.settings.limits;
+        tokio::spawn(async move { body::discard(body, &limits, DISCARDED_LIMIT_BYTES).await });
     }
 
-    fn refused(&self, refusal: &Refusal, answer: Response<AnswerBody>) -> Response<AnswerBody> {
-        if first_time(&self.said.refused) {
-            tracing::warn!(reason = %refusal, "a request was refused that Langfuse would refuse; further ones are not logged");
+    fn refused(&self, data: &Received<'_>, refusal: &Refusal) -> Response<AnswerBody> {
+        let bytes = data.body.len() as u64;
+        self.refuse(data.form, data.content_type(), refusal, bytes)
+    }
+
+    /// The answer of a refusal, which is counted.
+    fn refuse(
+        &self,
+        form: Form,
+        content_type: &str,
+        refusal: &Refusal,
+        bytes: u64,
+    ) -> Response<AnswerBody> {
+        let reason = match refusal {
+            Refusal::TooLarge { .. } | Refusal::TooMany { .. } => Reason::TooLarge,
+            Refusal::NoRoom => Reason::NoMemory,
+            Refusal::NoKeys => Reason::NoKeys,
+            _ => Reason::Invalid,
+        };
+        self.count_refused(reason, bytes);
+        if reason == Reason::NoKeys {
+            self.say_no_keys();
+        } else if first_time(&self.said.refused[reason as usize]) {
+            tracing::warn!(reason = %refusal, bytes, "a request was refused; further ones like it are counted and not logged");
         }
-        answer
+        from_answer(match form {
+            Form::Otlp => refusal.otlp_answer(content_type),
+            Form::Langfuse => refusal.langfuse_answer(),
+        })
+    }
+
+    fn count_refused(&self, reason: Reason, bytes: u64) {
+        self.inputs.event(Event::Refused { reason, bytes });
     }
 
     pub(super) fn no_keys(&self) -> Response<AnswerBody> {
+        self.say_no_keys();
+        from_answer(Refusal::NoKeys.langfuse_answer())
+    }
+
+    fn say_no_keys(&self) {
         if first_time(&self.said.no_keys) {
             tracing::error!(
                 "a request has no Authorization, and the extension has no keys: \
                  set LANGFUSE_EXTENSION_PUBLIC_KEY and LANGFUSE_EXTENSION_SECRET_KEY"
             );
         }
-        let message = Bytes::from_static(br#"{"message":"No authorization header"}"#);
-        complete(StatusCode::UNAUTHORIZED, "application/json", message)
     }
-}
-
-/// How a body becomes a payload: given its content type, its content encoding, itself, and the limits.
-type Accepts<T> = fn(&str, &str, Bytes, &Limits<'_>) -> Result<T, Refusal>;
-
-/// A small body is validated at once, a large one on a thread beside.
-async fn validated<T: Send + 'static>(
-    data: &Received<'_>,
-    accept: Accepts<T>,
-) -> Result<T, Refusal> {
-    let (kind, encoding) = (data.content_type().to_owned(), data.encoding());
-    let body = data.body.clone();
-    if payload::may_fit_in_place(&encoding, &body) {
-        let limits = Limits {
-            inflated_bytes: IN_PLACE_BYTES,
-            json_inflated_bytes: IN_PLACE_BYTES,
-            ..Limits::default()
-        };
-        match accept(&kind, &encoding, body.clone(), &limits) {
-            Err(Refusal::TooLarge { limit_bytes, .. }) if limit_bytes == IN_PLACE_BYTES => {}
-            done => return done,
-        }
-    }
-    for_a_client(move || accept(&kind, &encoding, body, &Limits::default()))
-        .await
-        .unwrap_or(Err(Refusal::Fault))
 }
 
 /// An SDK or exporter that was set up for Langfuse uses its paths or says so in a header; the others have no keys.

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{BASIC, Doors, Setup, TRACES, noise, span};
+use crate::support::{BASIC, Doors, Setup, TRACES, json_of, noise, span};
 
 #[tokio::test]
 async fn a_grpc_exporter_is_told_in_its_own_protocol_what_to_change() {
@@ -189,4 +189,93 @@ async fn web_pages_and_other_hosts_are_refused() {
         .unwrap();
     assert_eq!(rebound.status(), 403);
     assert!(doors.langfuse.requests().is_empty());
+}
+
+/// Speaks for itself, and reads an answer to the end of its connection.
+async fn raw(doors: &Doors, request: &str) -> String {
+    let mut stream = doors.connect().await;
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_request_says_once_whom_it_asks_and_who_it_is() {
+    let doors = Doors::open(Setup::default()).await;
+    for (headers, status) in [
+        ("Host: localhost\r\nHost: localhost\r\n", 400),
+        ("", 400),
+        (
+            "Host: localhost\r\nAuthorization: Basic YTpi\r\nAuthorization: Basic Yzpk\r\n",
+            400,
+        ),
+        ("Host: localhost\r\n", 200),
+    ] {
+        let request = format!("GET /status HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
+        let answer = raw(&doors, &request).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{headers} {answer}"
+        );
+    }
+    let without = raw(&doors, "GET /status HTTP/1.0\r\n\r\n").await;
+    assert!(without.contains(" 200 OK"), "{without}");
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_the_right_one_and_head_is_get_without_a_body() {
+    let doors = Doors::open(Setup::default()).await;
+    for (method, path, allow) in [
+        (Method::GET, TRACES, "POST"),
+        (Method::PUT, "/v1/traces", "POST"),
+        (Method::DELETE, "/api/public/ingestion", "POST"),
+        (Method::GET, "/v1/logs", "POST"),
+        (Method::POST, "/status", "GET, HEAD"),
+    ] {
+        let answer = doors.request(method.clone(), path).send().await.unwrap();
+        assert_eq!(answer.status(), 405, "{method} {path}");
+        assert_eq!(answer.headers()["allow"], allow, "{method} {path}");
+    }
+    let answer = doors.request(Method::HEAD, "/status").send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.text().await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn a_refusal_is_in_the_words_of_its_client() {
+    let mut setup = Setup::default();
+    setup.receiver.limits.body_bytes = 1000;
+    let doors = Doors::open(setup).await;
+    let large = "x".repeat(1001);
+    let post = |path: &str, content_type: &str| {
+        doors
+            .request(Method::POST, path)
+            .header("content-type", content_type)
+            .body(large.clone())
+            .send()
+    };
+    for content_type in ["application/x-protobuf", "application/protobuf"] {
+        let answer = post(TRACES, content_type).await.unwrap();
+        assert_eq!(answer.status(), 413);
+        assert_eq!(answer.headers()["content-type"], "application/x-protobuf");
+        // The field `code`, RESOURCE_EXHAUSTED.
+        assert_eq!(answer.bytes().await.unwrap()[..2], [8, 8]);
+    }
+    let answer = post(TRACES, "application/json").await.unwrap();
+    assert_eq!(answer.status(), 413);
+    assert_eq!(json_of(answer).await["code"], 8);
+    let answer = post("/api/public/ingestion", "application/json")
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 413);
+    assert_eq!(json_of(answer).await["error"], "PayloadTooLargeError");
+    let nobody = doors.client.post(format!("{}{TRACES}", doors.url));
+    let nobody = nobody.header("content-type", "application/x-protobuf");
+    let answer = nobody.body("").send().await.unwrap();
+    assert_eq!(answer.status(), 401);
+    // UNAUTHENTICATED.
+    assert_eq!(answer.bytes().await.unwrap()[..2], [8, 16]);
+    assert_eq!(doors.refused("no_keys").await, [1, 0]);
+    assert_eq!(doors.refused("too_large").await, [4, 4004]);
 }

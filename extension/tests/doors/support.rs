@@ -1,8 +1,12 @@
 //! The doors as an app finds them, with a Langfuse behind.
 
+use std::io::Write;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use http::HeaderValue;
 use lambda_emulator::fake_langfuse::{Config, FakeLangfuse, Project};
 use langfuse_extension::agent::Agent;
@@ -11,8 +15,10 @@ use langfuse_extension::exporter::langfuse::Exporter;
 use langfuse_extension::exporter::upstream::{ReadyKeys, Upstream};
 use langfuse_extension::inputs::PlatformEvent;
 use langfuse_extension::inputs::{Event, Input, Inputs};
+use langfuse_extension::memory::Budget;
 use langfuse_extension::receiver::{Limits, Receiver, Settings};
 use langfuse_extension_core::Settings as CoreSettings;
+use langfuse_extension_core::memory::{MEMORY_LIMIT_BYTES, Memory};
 use langfuse_extension_core::strategy::Strategy;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -36,6 +42,7 @@ pub(crate) struct Setup {
     pub(crate) core: CoreSettings,
     pub(crate) langfuse: Config,
     pub(crate) own_keys: bool,
+    pub(crate) memory_bytes: usize,
 }
 
 /// A Langfuse that takes what every SDK sends, lists of scores included.
@@ -67,6 +74,7 @@ impl Default for Setup {
             },
             langfuse: lists_of_scores(),
             own_keys: false,
+            memory_bytes: MEMORY_LIMIT_BYTES,
         }
     }
 }
@@ -77,6 +85,7 @@ pub(crate) struct Doors {
     pub(crate) client: Client,
     pub(crate) inputs: Inputs,
     pub(crate) upstream: Upstream,
+    pub(crate) budget: Budget,
     released: mpsc::UnboundedReceiver<()>,
     _reread_keys: mpsc::UnboundedReceiver<()>,
 }
@@ -88,12 +97,13 @@ impl Doors {
         let (inputs, events) = Inputs::channel();
         let (ask_next, released) = mpsc::unbounded_channel();
         let (reread_keys, reread) = mpsc::unbounded_channel();
-        let exporter = Exporter::new(upstream.clone(), inputs.clone());
+        let budget = Budget::new(Memory::new(setup.memory_bytes));
+        let exporter = Exporter::new(upstream.clone(), inputs.clone(), budget.clone());
         let agent = Agent::new(setup.core, events, ask_next, exporter, None, reread_keys);
         tokio::spawn(agent.run());
         let mut settings = setup.receiver;
         settings.has_keys |= setup.own_keys;
-        let receiver = Receiver::new(inputs.clone(), upstream.clone(), settings);
+        let receiver = Receiver::new(inputs.clone(), upstream.clone(), budget.clone(), settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(Arc::new(receiver).serve(listener));
@@ -103,6 +113,7 @@ impl Doors {
             client: client(&upstream),
             inputs,
             upstream,
+            budget,
             released,
             _reread_keys: reread,
         };
@@ -171,6 +182,16 @@ impl Doors {
         self.request(Method::GET, path).send().await.unwrap()
     }
 
+    pub(crate) async fn status(&self) -> Value {
+        json_of(self.get("/status").await).await
+    }
+
+    /// Requests refused for this reason, and their bytes.
+    pub(crate) async fn refused(&self, reason: &str) -> [u64; 2] {
+        let refused = &self.status().await["refused"][reason];
+        ["requests", "bytes"].map(|it| refused[it].as_u64().unwrap_or(0))
+    }
+
     /// How many requests Langfuse has had whose target begins so.
     pub(crate) fn asked(&self, target: &str) -> usize {
         let requests = self.langfuse.requests();
@@ -220,4 +241,30 @@ pub(crate) fn noise(bytes: usize, seed: u64) -> String {
     next.filter(|it| *it != '\\' && *it != '"')
         .take(bytes)
         .collect()
+}
+
+pub(crate) async fn json_of(answer: reqwest::Response) -> Value {
+    serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
+}
+
+pub(crate) fn gzip(body: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(body).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A body whose length nobody announces.
+pub(crate) struct Chunks(pub(crate) std::vec::IntoIter<Vec<u8>>);
+
+impl hyper::body::Body for Chunks {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        let chunk = self.0.next();
+        Poll::Ready(chunk.map(|it| Ok(hyper::body::Frame::data(it.into()))))
+    }
 }

@@ -165,6 +165,7 @@ impl Checks {
             Event::Cut { .. }
             | Event::Registered { .. }
             | Event::Restored { .. }
+            | Event::Refused { .. }
             | Event::Timeout => {}
         }
     }
