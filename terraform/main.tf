@@ -44,6 +44,8 @@ locals {
     SPOOL_DIR        = var.spool_dir
     RESEND_AMBIGUOUS = var.resend_ambiguous
     PASSTHROUGH      = var.passthrough
+    PROMPT_CACHE     = var.prompt_cache
+    ACCEPT           = var.accept
     CA_FILE          = var.ca_file
     LOG_LEVEL        = var.log_level
   }
@@ -64,6 +66,7 @@ locals {
     var.app_environment,
     local.no_proxy,
     { for name, value in local.extension_settings : "LANGFUSE_EXTENSION_${name}" => tostring(value) if value != null },
+    { for name, value in var.settings : "LANGFUSE_EXTENSION_${name}" => value },
     local.secret_setting,
   ))
 }

@@ -210,8 +210,8 @@ variable "max_data_age_ms" {
   default     = null
 
   validation {
-    condition     = var.max_data_age_ms == null || try(var.max_data_age_ms >= 0 && floor(var.max_data_age_ms) == var.max_data_age_ms, false)
-    error_message = "max_data_age_ms must be a whole number of milliseconds, 0 or more."
+    condition     = var.max_data_age_ms == null || try(var.max_data_age_ms >= 0 && var.max_data_age_ms <= 86400000 && floor(var.max_data_age_ms) == var.max_data_age_ms, false)
+    error_message = "max_data_age_ms must be a whole number of milliseconds from 0 to 86400000, a day."
   }
 }
 
@@ -232,8 +232,8 @@ variable "spool_bytes" {
   default     = null
 
   validation {
-    condition     = var.spool_bytes == null || try(var.spool_bytes >= 0 && floor(var.spool_bytes) == var.spool_bytes, false)
-    error_message = "spool_bytes must be a whole number of bytes, 0 or more; 0 turns the spool off."
+    condition     = var.spool_bytes == null || try((var.spool_bytes == 0 || var.spool_bytes >= 262144) && floor(var.spool_bytes) == var.spool_bytes, false)
+    error_message = "spool_bytes must be a whole number of bytes, at least 262144, or 0, which turns the spool off."
   }
 }
 
@@ -265,6 +265,23 @@ variable "passthrough" {
   }
 }
 
+variable "prompt_cache" {
+  description = "Whether prompts are kept in memory, so that fetching one again waits for nobody."
+  type        = bool
+  default     = null
+}
+
+variable "accept" {
+  description = "Whose spans are shipped: all, or langfuse (those of clients that were set up for Langfuse)."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.accept == null || contains(["all", "langfuse"], coalesce(var.accept, "-"))
+    error_message = "accept must be all or langfuse."
+  }
+}
+
 variable "ca_file" {
   description = "A PEM file in the function with the certificate authorities of a Langfuse of your own."
   type        = string
@@ -287,6 +304,23 @@ variable "log_level" {
   }
 }
 
+variable "settings" {
+  description = "Further settings of the extension (docs/settings.md) that have no variable here, by their names without LANGFUSE_EXTENSION_, e.g. { SAMPLE = \"0.1\" }."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for name in keys(var.settings) : can(regex("^[A-Z][A-Z0-9_]*$", name)) && !startswith(name, "LANGFUSE_")])
+    error_message = "settings takes names in capitals without LANGFUSE_EXTENSION_ in front, as in { SAMPLE = \"0.1\" }."
+  }
+
+  validation {
+    condition     = length(setintersection(keys(var.settings), ["BASE_URL", "PUBLIC_KEY", "LISTEN", "FLUSH", "FLUSH_BUDGET_MS", "MAX_DATA_AGE_MS", "BUFFER_BYTES", "SPOOL_BYTES", "SPOOL_DIR", "RESEND_AMBIGUOUS", "PASSTHROUGH", "PROMPT_CACHE", "ACCEPT", "CA_FILE", "LOG_LEVEL", "SECRET_KEY"])) == 0
+    error_message = "settings is for what has no variable of its own: use that one, e.g. flush for FLUSH."
+  }
+}
+
 variable "app_environment" {
   description = "The app's own environment variables, merged into the output `environment`; its NO_PROXY is kept and extended."
   type        = map(string)
@@ -300,7 +334,7 @@ variable "app_environment" {
 
   validation {
     condition     = alltrue([for key in keys(var.app_environment) : !startswith(key, "LANGFUSE_EXTENSION_")])
-    error_message = "app_environment cannot set LANGFUSE_EXTENSION_…: each of these settings is a variable of this module, e.g. flush for LANGFUSE_EXTENSION_FLUSH."
+    error_message = "app_environment cannot set LANGFUSE_EXTENSION_…: use the variables of this module, e.g. flush for LANGFUSE_EXTENSION_FLUSH, and settings for those that have none."
   }
 }
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 use http::StatusCode;
 use serde::Deserialize;
 
-use crate::config::{Config, Environment};
 use crate::credentials::keyring::{RESOLVE_TIMEOUT, aws_client};
 use crate::credentials::{self, Source};
 use crate::exporter::upstream::{ReadyKeys, Upstream};
+use crate::settings::{self, Config, Environment, without_userinfo};
 
 /// How long Langfuse's answer is waited for.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,8 +22,11 @@ const ANSWER_LIMIT_BYTES: usize = 64 << 10;
 pub async fn check(environment: &impl Environment) -> (String, bool) {
     let mut findings = Findings::default();
     let config = Config::read(environment);
+    for (name, value) in settings::shown(environment) {
+        findings.note(&format!("{name}={value}"));
+    }
     for problem in &config.problems {
-        findings.wrong(problem);
+        findings.wrong(&problem.to_string());
     }
     if !config.core.enabled {
         findings.note(
@@ -56,6 +59,9 @@ async fn get_keys(
     findings: &mut Findings,
 ) -> Option<ReadyKeys> {
     let Some(sources) = &config.keys else {
+        if config.has_problem_with_keys() {
+            return None;
+        }
         findings.wrong(
             "The extension has no keys of its own, so there is nothing to check Langfuse with; requests must bring \
              theirs. To give it keys, set LANGFUSE_EXTENSION_PUBLIC_KEY and LANGFUSE_EXTENSION_SECRET_KEY.",
@@ -197,8 +203,4 @@ impl Findings {
     fn end(self) -> (String, bool) {
         (self.text, !self.wrong)
     }
-}
-
-fn without_userinfo(url: &str) -> &str {
-    url.rsplit_once('@').map_or(url, |(_, host)| host)
 }

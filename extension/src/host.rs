@@ -11,13 +11,13 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::agent::{self, Agent};
-use crate::config::Config;
 use crate::credentials::keyring::Keyring;
 use crate::exporter::langfuse::Exporter;
 use crate::exporter::upstream::Upstream;
 use crate::inputs::Inputs;
 use crate::memory::Budget;
 use crate::receiver::{self, Receiver};
+use crate::settings::Config;
 use crate::spool::disk::Disk;
 
 /// The ports that clients come to.
@@ -61,7 +61,6 @@ fn open(mut config: Config, doors: Doors) -> Opened {
     let (reread_keys, keys_doubted) = mpsc::unbounded_channel();
     config.core.seed = agent::random_seed();
     let upstream = Upstream::open(config.upstream.take(), config.ca_file.as_deref());
-    config.core.enabled &= upstream.has_address();
 
     let memory = Memory::of_function(config.function_bytes);
     let limits = receiver::Limits::within(config.core.buffer_bytes, &memory);

@@ -4,7 +4,7 @@
 pub mod agent;
 pub mod aside;
 pub mod check;
-pub mod config;
+
 pub mod credentials;
 pub mod exporter;
 pub mod host;
@@ -15,4 +15,5 @@ pub mod payload;
 pub mod receiver;
 pub mod replay;
 pub mod report;
+pub mod settings;
 pub mod spool;

@@ -4,8 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
-use langfuse_extension::config::ProcessEnvironment;
 use langfuse_extension::host::exec::{Start, WRAPPER, exec};
+use langfuse_extension::settings::ProcessEnvironment;
 use langfuse_extension::{host, logging};
 
 /// The C library's own costs more: musl's, in the layer, gives memory back at once, so that every body is paid for in page

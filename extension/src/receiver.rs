@@ -30,11 +30,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::config::{Accept, Passthrough};
 use crate::exporter::upstream::Upstream;
 use crate::inputs::{Event, Input, Inputs};
 use crate::memory::Budget;
 use crate::payload::Answer;
+use crate::settings::{Accept, Passthrough};
 
 use connections::{Connection, Connections};
 use data::first_time;

@@ -8,12 +8,12 @@ use std::path::Path;
 use langfuse_extension_core::delivery::fact::Fact;
 use langfuse_extension_core::route::Credential;
 
-use crate::config::{Config, Environment};
 use crate::credentials;
 use crate::credentials::keyring::{RESOLVE_TIMEOUT, aws_client};
 use crate::exporter::langfuse;
 use crate::exporter::upstream::{ReadyKeys, Upstream};
 use crate::payload::{Encoding, Kind, Limits, Payload, merge};
+use crate::settings::{Config, Environment};
 use crate::spool::{Record, read_segment};
 
 /// What came of a replay. Units are spans, events and scores.

@@ -61,6 +61,9 @@ run "every_setting_reaches_the_extension_under_its_name" {
     spool_dir        = "/tmp/spool"
     resend_ambiguous = false
     passthrough      = "off"
+    prompt_cache     = false
+    accept           = "langfuse"
+    settings         = { SAMPLE = "0.5" }
     ca_file          = "/var/task/ca.pem"
     log_level        = "debug"
   }
@@ -77,6 +80,9 @@ run "every_setting_reaches_the_extension_under_its_name" {
       LANGFUSE_EXTENSION_SPOOL_DIR        = "/tmp/spool"
       LANGFUSE_EXTENSION_RESEND_AMBIGUOUS = "false"
       LANGFUSE_EXTENSION_PASSTHROUGH      = "off"
+      LANGFUSE_EXTENSION_PROMPT_CACHE     = "false"
+      LANGFUSE_EXTENSION_ACCEPT           = "langfuse"
+      LANGFUSE_EXTENSION_SAMPLE           = "0.5"
       LANGFUSE_EXTENSION_CA_FILE          = "/var/task/ca.pem"
       LANGFUSE_EXTENSION_LOG_LEVEL        = "debug"
     }

@@ -343,6 +343,36 @@ run "a_relative_ca_file_is_refused" {
   expect_failures = [var.ca_file]
 }
 
+run "a_further_setting_that_has_a_variable_of_its_own_is_refused" {
+  command = plan
+
+  variables {
+    settings = { FLUSH = "end" }
+  }
+
+  expect_failures = [var.settings]
+}
+
+run "a_further_setting_under_its_whole_name_is_refused" {
+  command = plan
+
+  variables {
+    settings = { LANGFUSE_EXTENSION_SAMPLE = "0.5" }
+  }
+
+  expect_failures = [var.settings]
+}
+
+run "an_unknown_accept_is_refused" {
+  command = plan
+
+  variables {
+    accept = "some"
+  }
+
+  expect_failures = [var.accept]
+}
+
 run "an_unknown_log_level_is_refused" {
   command = plan
 

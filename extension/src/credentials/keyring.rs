@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::config::KeySources;
 use crate::credentials::{self, AwsEnvironment};
 use crate::exporter::upstream::{ReadyKeys, Upstream};
 use crate::inputs::{Event, Inputs};
+use crate::settings::KeySources;
 
 /// How long one attempt to get the keys may take.
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);

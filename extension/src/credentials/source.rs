@@ -81,10 +81,24 @@ pub enum SourceError {
         "is a CloudFormation reference that was not resolved; write ssm:NAME or the ARN, the extension reads it itself"
     )]
     UnresolvedReference,
+    /// `/path/to/name`: no key begins like that.
+    #[error("begins with a slash, as names of SSM parameters do; write ssm:/path/to/name")]
+    ParameterWithoutPrefix,
+    /// Quotation marks that a shell or a file of settings has left there.
+    #[error("is in quotation marks; write the key alone")]
+    Quoted,
+    /// The dots of an example.
+    #[error("is an example's key; write the one from Langfuse's project settings")]
+    Example,
+    /// The placeholders that make SDKs run without keys of their own.
+    #[error(
+        "is the placeholder that stands for the extension's own keys in the app; write the project's key"
+    )]
+    Placeholder,
 }
 
 impl Source {
-    /// Reads a key setting. What is neither `ssm:…` nor an ARN is the key itself.
+    /// Reads a key setting. What is neither `ssm:…` nor an ARN is the key itself, if it can be one.
     ///
     /// # Errors
     /// When the setting is meant as a reference but cannot be one; the message says what to write instead.
@@ -105,6 +119,7 @@ impl Source {
         if text.starts_with("{{resolve:") {
             return Err(SourceError::UnresolvedReference);
         }
+        check_key(text)?;
         // Untrimmed, so that resolving can say that it trimmed.
         Ok(Self::Value(Secret::new(setting)))
     }
@@ -123,6 +138,21 @@ fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str
     let head = text.get(..prefix.len())?;
     head.eq_ignore_ascii_case(prefix)
         .then(|| &text[prefix.len()..])
+}
+
+/// Refuses what can be no key. A Langfuse of one's own may be set up with keys of any form.
+fn check_key(text: &str) -> Result<(), SourceError> {
+    if text.starts_with('/') {
+        Err(SourceError::ParameterWithoutPrefix)
+    } else if text.starts_with(['"', '\'', '`']) {
+        Err(SourceError::Quoted)
+    } else if text.ends_with('…') || text.ends_with("...") {
+        Err(SourceError::Example)
+    } else if matches!(text, "pk-lf-extension" | "sk-lf-extension") {
+        Err(SourceError::Placeholder)
+    } else {
+        Ok(())
+    }
 }
 
 fn parameter_by_name(name: &str) -> Result<Source, SourceError> {
@@ -334,6 +364,13 @@ mod tests {
             ),
             ("secretsmanager:a", E::SecretWithoutArn),
             ("{{resolve:ssm-secure:/a}}", E::UnresolvedReference),
+            ("/langfuse/secret", E::ParameterWithoutPrefix),
+            (r#""sk-lf-1""#, E::Quoted),
+            ("'sk-lf-1'", E::Quoted),
+            ("sk-lf-…", E::Example),
+            ("pk-lf-...", E::Example),
+            ("pk-lf-extension", E::Placeholder),
+            (" sk-lf-extension\n", E::Placeholder),
         ] {
             assert_eq!(Source::parse(setting), Err(error), "{setting}");
         }

@@ -109,11 +109,6 @@ impl Upstream {
         }))
     }
 
-    /// Whether there is anything to reach.
-    pub fn has_address(&self) -> bool {
-        self.0.base.is_some()
-    }
-
     /// The address of `path` (which begins with a slash) at Langfuse, under its base path.
     pub fn url(&self, path: &str) -> Option<Url> {
         let base = self.0.base.as_ref()?;

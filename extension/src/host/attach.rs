@@ -7,8 +7,8 @@ use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::config::{Environment, OTLP_BASE_URLS, OTLP_PATH, langfuse_of_otlp, names_listener};
 use crate::exporter::upstream::PLACEHOLDER_PUBLIC_KEY;
+use crate::settings::{Environment, OTLP_BASE_URLS, OTLP_PATH, langfuse_of_otlp, names_listener};
 
 /// Stands for the secret key beside [`PLACEHOLDER_PUBLIC_KEY`].
 const PLACEHOLDER_SECRET_KEY: &str = "sk-lf-extension";

@@ -13,8 +13,8 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use super::attach::{self, Runtime};
-use crate::config::{Config, ProcessEnvironment};
 use crate::receiver::IDENTITY_HEADER;
+use crate::settings::{Config, ProcessEnvironment};
 
 /// What the file of the layer is called; under this name the program is the wrapper.
 pub const WRAPPER: &str = "langfuse";

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use tokio::sync::mpsc;
 
 use super::{Doors, Opened, open};
-use crate::config::{Config, ProcessEnvironment};
 use crate::inputs::{Event, Input, Inputs, PlatformEvent};
 use crate::logging;
+use crate::settings::{Config, DEFAULT_BASE_URL, ProcessEnvironment};
 use platform::Platform;
 use telemetry::Telemetry;
 
@@ -36,6 +36,12 @@ pub async fn live(name: &str) -> ExitCode {
     };
     for problem in &config.problems {
         tracing::error!("{problem}");
+    }
+    if config.upstream_is_default && config.core.enabled {
+        tracing::warn!(
+            "nothing says where Langfuse is, so data goes to its EU cloud, as with its SDKs; \
+             LANGFUSE_EXTENSION_BASE_URL={DEFAULT_BASE_URL} says that this is meant"
+        );
     }
     serve(config, doors, platform).await
 }

@@ -17,13 +17,13 @@ use super::body::{self, DISCARDED_LIMIT_BYTES, NoBody};
 use super::connections::Connection;
 use super::{AnswerBody, OpenRequest, Receiver, from_answer, normalised, route};
 use crate::aside::for_a_client;
-use crate::config::Accept;
 use crate::inputs::Event;
 use crate::memory::Reservation;
 use crate::payload::{
     self, Answer, Facts, IN_PLACE_BYTES, JSON_INFLATED_LIMIT_BYTES, Kind, Payload, Refusal,
     SpanFacts,
 };
+use crate::settings::Accept;
 
 /// Lines that are worth saying once.
 #[derive(Debug, Default)]

@@ -21,10 +21,10 @@ use super::prompts::{self, Found, Key, Prompt, Prompts};
 use super::relay::{self, CutOff, Progress, Relayed};
 use super::route::HOP_BY_HOP;
 use super::{AnswerBody, Receiver, complete};
-use crate::config::Passthrough;
 use crate::exporter::langfuse::answer::fact_of;
 use crate::exporter::upstream::ReadyKeys;
 use crate::inputs::{Event, Input};
+use crate::settings::Passthrough;
 
 /// A request as it goes to Langfuse.
 struct Question {

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use langfuse_extension_core::buffer::{Item, ItemId};
 use langfuse_extension_core::route::Route;
 
-use crate::config::Config;
 use crate::inputs::Event;
 use crate::payload::{Encoding, Kind, Limits, Payload};
+use crate::settings::Config;
 use crate::spool::{Record, RecoveredKey, Spool, SpoolError};
 
 /// Data that has waited for longer is not sent any more: Langfuse's own clients would have given it up days ago.

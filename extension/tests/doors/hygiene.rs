@@ -1,7 +1,7 @@
 //! Who else finds the port, and what they are told.
 
-use langfuse_extension::config::Accept;
 use langfuse_extension::receiver::ADVICE;
+use langfuse_extension::settings::Accept;
 use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use lambda_emulator::fake_langfuse::{Config, Fault, FaultRule};
-use langfuse_extension::config::Passthrough;
+use langfuse_extension::settings::Passthrough;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lambda_emulator::fake_langfuse::{FakeLangfuse, Recording};
-use langfuse_extension::config::Passthrough;
+use langfuse_extension::settings::Passthrough;
 
 use crate::fixture::Fixture;
 use crate::support::{Doors, PATIENCE, Setup, lists_of_scores};

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 
 use super::*;
-use crate::config::{Config, DEFAULT_LISTEN};
+use crate::settings::{Config, DEFAULT_LISTEN};
 
 const LOCAL: &str = "http://127.0.0.1:4318";
 
@@ -69,7 +69,7 @@ fn every_address_of_langfuse_becomes_the_local_one() {
 
 #[test]
 fn the_extension_takes_what_the_app_had_for_langfuse() {
-    for name in crate::config::SDK_BASE_URLS {
+    for name in crate::settings::SDK_BASE_URLS {
         let given: HashMap<_, _> = [(name, "https://l.example/base")].into();
         let upstream = Config::read(&given).upstream.unwrap();
         assert_eq!(upstream.as_str(), "https://l.example/base", "{name}");
