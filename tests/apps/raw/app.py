@@ -11,7 +11,11 @@ The event is an object; every field is optional:
   get        a path of the extension to read; its answer is in the result
   repeat     posts again and again until the deadline, and never answers
   crash      ends the runtime after posting
-The result tells of each request its path, status, milliseconds and answer; a line "posted TAG STATUS" tells of a trace at once.
+  poison     what the first span of the second request has in it: text ("DROP TABLE", for rules about content), no_value (an
+             attribute without one), half (half a character)
+  header     a value for the header x-tenant, changed with each request by a number at its end
+The result tells of each request its path, status, milliseconds and answer. Of each at once: a line "posted TAG STATUS", and when
+it was acknowledged "acknowledged spans NAME NAME …" or "acknowledged scores NAME NAME …".
 """
 
 import base64
@@ -40,8 +44,16 @@ def call(to, method, path, body=None, headers=None):
         connection.close()
 
 
-def request(method, path, body=None):
-    headers = {"Content-Type": "application/json", "x-langfuse-sdk-name": "raw"}
+# Attributes that harm more than the span they are in.
+POISON = {
+    "text": {"key": "langfuse.observation.input", "value": {"stringValue": "'; DROP TABLE users; --"}},
+    "no_value": {"key": "langfuse.observation.input"},
+    "half": {"key": "langfuse.observation.input", "value": {"stringValue": "\ud83d"}},
+}
+
+
+def request(method, path, body=None, extra=None):
+    headers = {"Content-Type": "application/json", "x-langfuse-sdk-name": "raw", **(extra or {})}
     if KEYS:
         headers["Authorization"] = "Basic " + base64.b64encode(KEYS.encode()).decode()
     started = time.monotonic()
@@ -53,7 +65,7 @@ def request(method, path, body=None):
     return {"path": path, "status": status, "ms": (time.monotonic() - started) * 1000, "answer": text}
 
 
-def trace(tag, count, padding):
+def trace(tag, count, padding, poison=None):
     trace_id, root = os.urandom(16).hex(), os.urandom(8).hex()
     now = time.time_ns()
     spans = []
@@ -67,6 +79,8 @@ def trace(tag, count, padding):
             "endTimeUnixNano": str(now + 1_000_000),
             "attributes": [{"key": "langfuse.observation.type", "value": {"stringValue": "span"}}],
         }
+        if number == 0 and poison:
+            span["attributes"].append(POISON[poison])
         if number > 0:
             span["parentSpanId"] = root
         elif padding:
@@ -98,12 +112,21 @@ def post(event):
     for number in range(requests):
         tag = event["tag"] if requests == 1 else f"{event['tag']}-{number}"
         if event.get("spans", 1):
-            body = trace(tag, event.get("spans", 1), event.get("bytes", 0))
-            answers.append(request("POST", "/api/public/otel/v1/traces", body))
+            poison = event.get("poison") if number == 1 else None
+            body = trace(tag, event.get("spans", 1), event.get("bytes", 0), poison)
+            extra = {"x-tenant": f"{event['header']}{number}"} if "header" in event else None
+            answers.append(request("POST", "/api/public/otel/v1/traces", body, extra))
+            acknowledged(answers[-1], "spans", tag, event.get("spans", 1))
             print("posted", tag, answers[-1]["status"], flush=True)
         if event.get("scores"):
             answers.append(request("POST", "/api/public/ingestion", scores(tag, event["scores"])))
+            acknowledged(answers[-1], "scores", tag, event["scores"])
     return answers
+
+
+def acknowledged(answer, kind, tag, count):
+    if answer["status"] in (200, 207):
+        print("acknowledged", kind, *(f"{tag}-{number}" for number in range(count)), flush=True)
 
 
 def post_late(event):

@@ -9,9 +9,11 @@
 )]
 
 mod books;
+mod ids;
 pub mod matrix;
 
 pub use books::{Answer, Books, Ran};
+pub use ids::{Ids, ids};
 pub use lambda_emulator::fake_langfuse::{
     Config as LangfuseConfig, FakeLangfuse, Fault, FaultRule, Project,
 };
@@ -271,19 +273,10 @@ impl World {
         );
     }
 
-    /// Spans beyond the first copy of each.
-    pub fn doubled(&self) -> u64 {
-        self.langfuse
-            .duplicates()
-            .observations
-            .iter()
-            .map(|duplicate| duplicate.count - 1)
-            .sum()
-    }
-
-    /// Nothing was stored twice, and exactly this many spans once.
+    /// Nothing was stored twice, and exactly this many spans once, each that was acknowledged among them.
     pub fn assert_delivered_once(&self, spans: usize) {
         assert_eq!(self.doubled(), 0, "doubled\n{}", self.story());
+        assert_eq!(self.lost(), Ids::new(), "lost\n{}", self.story());
         assert_eq!(self.delivered(), spans, "delivered\n{}", self.story());
     }
 

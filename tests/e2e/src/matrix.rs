@@ -32,11 +32,21 @@ pub enum Condition {
     Tls,
     Dns,
     BackAtShutdown,
+    StorageDown,
+    StorageHung,
+    RolledOut,
+    Balancer503,
+    StallsMidAnswer,
+    Firewall403,
+    Firewall413,
+    Gateway504,
+    NoValue,
+    HalfCharacter,
 }
 
 impl Condition {
     /// In the order of the table.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 25] = [
         Self::Healthy,
         Self::Refusing,
         Self::HungBefore,
@@ -52,6 +62,16 @@ impl Condition {
         Self::Tls,
         Self::Dns,
         Self::BackAtShutdown,
+        Self::StorageDown,
+        Self::StorageHung,
+        Self::RolledOut,
+        Self::Balancer503,
+        Self::StallsMidAnswer,
+        Self::Firewall403,
+        Self::Firewall413,
+        Self::Gateway504,
+        Self::NoValue,
+        Self::HalfCharacter,
     ];
 
     /// In the table.
@@ -72,18 +92,50 @@ impl Condition {
             Self::Tls => "TLS failure",
             Self::Dns => "DNS failure",
             Self::BackAtShutdown => "down, back at SHUTDOWN",
+            Self::StorageDown => "storage down, probes good",
+            Self::StorageHung => "storage hung, probes good",
+            Self::RolledOut => "404 of a roll-out",
+            Self::Balancer503 => "503 of a load balancer",
+            Self::StallsMidAnswer => "stalls mid-answer",
+            Self::Firewall403 => "firewall: 403 of one span",
+            Self::Firewall413 => "firewall: 413 of one span",
+            Self::Gateway504 => "one span times out: 504",
+            Self::NoValue => "one attribute without value",
+            Self::HalfCharacter => "one half of a character",
         }
     }
 
     /// Langfuse may have stored what it did not answer in time: only then may anything be doubled.
     pub fn is_ambiguous(self) -> bool {
-        matches!(self, Self::HungAfter | Self::Slow | Self::Dripping)
+        matches!(
+            self,
+            Self::HungAfter | Self::Slow | Self::Dripping | Self::StallsMidAnswer
+        )
+    }
+
+    /// What is wrong with one request of the first invocation, as `tests/apps/raw/app.py` knows it. Nothing is wrong with
+    /// Langfuse then, and nothing but that request may be lost.
+    pub(crate) fn poison(self) -> Option<&'static str> {
+        match self {
+            Self::Firewall403 | Self::Firewall413 | Self::Gateway504 => Some("text"),
+            Self::NoValue => Some("no_value"),
+            Self::HalfCharacter => Some("half"),
+            _ => None,
+        }
     }
 
     /// Begins, in front of what is in force already.
     pub(crate) fn begin(self, langfuse: &FakeLangfuse) {
         let fault = match self {
-            Self::Healthy | Self::Dns => return,
+            Self::Healthy | Self::Dns | Self::NoValue | Self::HalfCharacter => return,
+            Self::StorageDown => return langfuse.add_fault(FaultRule::storage_down()),
+            Self::StorageHung => return langfuse.add_fault(FaultRule::storage_hung()),
+            Self::Firewall403 => return firewall(langfuse, 403),
+            Self::Firewall413 => return firewall(langfuse, 413),
+            Self::Gateway504 => return firewall(langfuse, 504),
+            Self::RolledOut => Fault::edge(404),
+            Self::Balancer503 => Fault::edge(503),
+            Self::StallsMidAnswer => Fault::StallMidResponse,
             Self::Refusing | Self::BackAtShutdown => Fault::Refuse,
             Self::HungBefore => Fault::HangBeforeAccepting,
             Self::HungAfter => Fault::HangAfterAccepting,
@@ -101,6 +153,11 @@ impl Condition {
     }
 }
 
+/// Answers with this page whatever has the poisonous text in it.
+fn firewall(langfuse: &FakeLangfuse, status: u16) {
+    langfuse.add_fault(FaultRule::from(Fault::edge(status)).on_content("DROP TABLE"));
+}
+
 /// What happens to the sandbox meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is told by its name in the table")]
@@ -113,11 +170,12 @@ pub enum Situation {
     TimeoutReset,
     Killed,
     ShutdownFirst,
+    Overfull,
 }
 
 impl Situation {
     /// In the order of the table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Steady,
         Self::Dense,
         Self::Frozen,
@@ -126,6 +184,7 @@ impl Situation {
         Self::TimeoutReset,
         Self::Killed,
         Self::ShutdownFirst,
+        Self::Overfull,
     ];
 
     /// In the table.
@@ -139,6 +198,7 @@ impl Situation {
             Self::TimeoutReset => "function timeout",
             Self::Killed => "extension killed",
             Self::ShutdownFirst => "SHUTDOWN first",
+            Self::Overfull => "1.5 buffers, by two processes",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Accepted = delivered + held + spooled + dropped(reason), always, and it can be read.
 
-use e2e::{Fault, FaultRule, World, json};
+use e2e::{Fault, FaultRule, World, ids, json};
 
 #[tokio::test]
 async fn status_and_report_tell_the_same_story_as_langfuse() {
@@ -10,6 +10,8 @@ async fn status_and_report_tell_the_same_story_as_langfuse() {
         .await
         .assert_acknowledged();
     world.wait_delivered(3).await;
+    let sent = (world.stored(), world.stored_scores());
+    assert_eq!(sent, (ids("a", 3), ids("a", 2)));
     let books = world.status().await;
     books.assert_balanced();
     assert_eq!(
@@ -34,7 +36,8 @@ async fn status_and_report_tell_the_same_story_as_langfuse() {
         (9, 5, 4),
         "{report:?}"
     );
-    assert_eq!(world.delivered() + world.langfuse.scores().len(), 5);
+    assert_eq!((world.stored(), world.stored_scores()), sent);
+    assert_eq!(world.lost(), ids("t1", 4));
 }
 
 #[tokio::test]
@@ -45,6 +48,7 @@ async fn data_that_langfuse_refuses_for_good_is_counted_with_its_reason() {
         .set_fault(FaultRule::from(Fault::status(400)).on_data());
     world.trace(3).await;
     world.shutdown().await;
+    assert_eq!(world.lost(), ids("t1", 3));
     let report = world.report();
     report.assert_balanced();
     assert_eq!(

@@ -1,17 +1,22 @@
 //! One cell: a sandbox, the fault, what happens, SHUTDOWN, and then Langfuse's recovery with a new process in the same
 //! sandbox. What is counted then is final.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Condition, Situation};
 use crate::{
-    Books, EXTENSION, Exit, FLUSH_BUDGET, FakeLangfuse, Fault, FaultRule, Invocation, PATIENCE,
-    QUICK, SLACK, Setup, Signal, World, json,
+    Books, EXTENSION, Exit, FLUSH_BUDGET, Fault, FaultRule, Ids, Invocation, PATIENCE, QUICK,
+    SLACK, Setup, Signal, World, ids, json,
 };
 
 /// Spans of each trace.
 const SPANS: usize = 2;
+
+/// The buffer of [`Situation::Overfull`], in bytes, and what it is overfilled with: by each process three quarters of it.
+const BUFFER_BYTES: usize = 400_000;
+const OVERFULL_REQUESTS: usize = 15;
+const OVERFULL_REQUEST_BYTES: usize = BUFFER_BYTES * 3 / 4 / OVERFULL_REQUESTS;
 
 /// Invocations in which what was left may arrive after Langfuse's recovery.
 const RECOVERY_INVOCATIONS: usize = 40;
@@ -24,17 +29,21 @@ pub struct Measured {
     /// After each invocation.
     pub held: Vec<Duration>,
     /// Spans that the extension acknowledged.
-    pub acknowledged: usize,
+    pub acknowledged: Ids,
     /// Spans left on disk by the last SHUTDOWN before the recovery: lost if the sandbox is destroyed now.
     pub left_on_disk: u64,
-    /// Spans that Langfuse has in the end, each counted once.
-    pub delivered: usize,
+    /// Those of them that had something wrong with them, each with all of its request.
+    pub poisoned: Ids,
+    /// Spans that Langfuse has in the end.
+    pub delivered: Ids,
     /// Further copies that it has.
     pub doubled: u64,
     /// Spans sent again although they may have arrived, as the extension counted them.
     pub counted_doubles: u64,
     /// Spans acknowledged and not delivered.
-    pub lost: usize,
+    pub lost: Ids,
+    /// Books that do not add up.
+    pub unbalanced: Vec<Books>,
     /// Why, as the extension counted it.
     pub reasons: BTreeMap<String, u64>,
     /// How the extension's processes ended, without those that the cell itself killed.
@@ -81,6 +90,7 @@ pub(super) async fn measure(condition: Condition, situation: Situation) -> Cell 
     };
     run.world.lambda.init().await;
     condition.begin(&run.world.langfuse);
+    run.poison(condition).await;
     run.play(condition, situation).await;
     if condition == Condition::BackAtShutdown {
         run.world.langfuse.clear_faults();
@@ -106,6 +116,10 @@ async fn world(condition: Condition, situation: Situation) -> World {
         Condition::Tls => Setup::new().tls(),
         Condition::Dns => Setup::new().setting("BASE_URL", "https://langfuse.invalid"),
         _ => Setup::new(),
+    };
+    let setup = match situation {
+        Situation::Overfull => setup.setting("BUFFER_BYTES", BUFFER_BYTES.to_string()),
+        _ => setup,
     };
     let timeout = if situation == Situation::TimeoutReset {
         Duration::from_secs(4)
@@ -154,7 +168,34 @@ impl Run {
                 self.shut_down().await;
                 self.traces(1).await;
             }
+            Situation::Overfull => {
+                self.overfill().await;
+                self.shut_down().await;
+                self.overfill().await;
+            }
         }
+    }
+
+    /// Three requests, so that what is wrong with the second has a neighbour on either side.
+    async fn poison(&mut self, condition: Condition) {
+        if let Some(poison) = condition.poison() {
+            let tag = self.tag();
+            self.measured.poisoned = ids(&format!("{tag}-1"), SPANS);
+            let event = json!({ "tag": tag, "spans": SPANS, "requests": 3, "poison": poison });
+            let ran = self.world.invoke(event).await;
+            self.note(&ran);
+        }
+    }
+
+    async fn overfill(&mut self) {
+        let event = json!({
+            "tag": self.tag(),
+            "spans": SPANS,
+            "requests": OVERFULL_REQUESTS,
+            "bytes": OVERFULL_REQUEST_BYTES,
+        });
+        let ran = self.world.invoke(event).await;
+        self.note(&ran);
     }
 
     async fn traces(&mut self, count: usize) {
@@ -229,10 +270,9 @@ impl Run {
             .langfuse
             .set_max_request_bytes(lambda_emulator::fake_langfuse::DEFAULT_MAX_REQUEST_BYTES);
         for _ in 0..RECOVERY_INVOCATIONS {
-            let ran = world
-                .invoke(json!({ "work_s": 0.2, "get": "/status" }))
-                .await;
-            if ran.succeeded() && Books::read(&ran.got().answer).held == 0 {
+            world.invoke(json!({ "work_s": 0.2 })).await;
+            let stored = &self.world.stored() | &world.stored();
+            if (&self.world.acknowledged() - &stored).is_subset(&self.measured.poisoned) {
                 break;
             }
         }
@@ -243,22 +283,17 @@ impl Run {
     fn count(&self, recovered: Option<&World>) -> Measured {
         let mut measured = self.measured.clone();
         let worlds: Vec<&World> = std::iter::once(&self.world).chain(recovered).collect();
-        let lines = self.world.lambda.logs_of("runtime").into_iter();
-        measured.acknowledged = SPANS
-            * lines
-                .filter(|line| line.text.starts_with("posted ") && line.text.ends_with(" 200"))
-                .count();
-        let stored: BTreeSet<_> = worlds
-            .iter()
-            .flat_map(|world| ids(&world.langfuse))
-            .collect();
-        measured.delivered = stored.len();
+        measured.acknowledged = self.world.acknowledged();
+        measured.delivered = worlds.iter().flat_map(|world| world.stored()).collect();
         measured.doubled = worlds.iter().map(|world| world.doubled()).sum();
-        measured.lost = measured.acknowledged.saturating_sub(measured.delivered);
+        measured.lost = &measured.acknowledged - &measured.delivered;
         for line in worlds.iter().flat_map(|world| world.lines()) {
             if line.contains("langfuse-extension report") {
                 let books = Books::read(&line);
                 measured.counted_doubles += books.maybe_doubled;
+                if !books.is_balanced() {
+                    measured.unbalanced.push(books.clone());
+                }
                 for (reason, units) in books.dropped_by_reason {
                     *measured.reasons.entry(reason).or_default() += units;
                 }
@@ -279,14 +314,6 @@ impl Run {
         }
         measured
     }
-}
-
-fn ids(langfuse: &FakeLangfuse) -> Vec<String> {
-    langfuse
-        .observations()
-        .iter()
-        .map(|span| format!("{}/{}", span.trace_id, span.span_id))
-        .collect()
 }
 
 /// What of the promises does not hold, with bounds that a busy machine keeps.
@@ -310,9 +337,19 @@ fn broken(condition: Condition, situation: Situation, measured: &Measured) -> Ve
     let bound =
         FLUSH_BUDGET * payments + SLACK * u32::try_from(measured.held.len()).unwrap_or(u32::MAX);
     promise(all < bound, format!("held {all:?} in all"));
-    promise(measured.acknowledged > 0, "nothing was acknowledged".into());
-    promise(measured.lost == 0, format!("lost {}", measured.lost));
-    let may_double = condition.is_ambiguous() || situation == Situation::Killed;
+    promise(
+        !measured.acknowledged.is_empty(),
+        "nothing was acknowledged".into(),
+    );
+    let lost = &measured.lost - &measured.poisoned;
+    promise(lost.is_empty(), format!("lost {lost:?}"));
+    promise(
+        condition != Condition::HalfCharacter || measured.lost.is_empty(),
+        format!("lost {:?}", measured.lost),
+    );
+    // A gateway's page leaves open whether what stood behind it has stored the data.
+    let unknown = matches!(condition, Condition::Gateway504 | Condition::Balancer503);
+    let may_double = condition.is_ambiguous() || unknown || situation == Situation::Killed;
     promise(
         measured.doubled == 0 || may_double,
         format!("doubled {}", measured.doubled),
@@ -321,6 +358,17 @@ fn broken(condition: Condition, situation: Situation, measured: &Measured) -> Ve
         measured.doubled <= measured.counted_doubles,
         format!("doubled {} uncounted", measured.doubled),
     );
+    promise(
+        measured.unbalanced.is_empty(),
+        format!("unbalanced {:?}", measured.unbalanced),
+    );
+    if condition.poison().is_some() {
+        let poisoned = measured.poisoned.len() as u64;
+        promise(
+            measured.left_on_disk <= poisoned,
+            format!("{} kept from a healthy Langfuse", measured.left_on_disk),
+        );
+    }
     let exits_well = measured.exits.iter().all(|exit| *exit == Exit::Code(0));
     promise(exits_well, format!("exits {:?}", measured.exits));
     if condition == Condition::BackAtShutdown {

@@ -25,9 +25,9 @@ pub fn table(cells: &[Cell], baseline: &[Duration]) -> String {
             (handler.as_secs_f64() - none.as_secs_f64()) * 1_000.0,
             spread(&measured.held),
             millis(measured.shutdown),
-            measured.acknowledged,
+            measured.acknowledged.len(),
             measured.left_on_disk,
-            measured.delivered,
+            measured.delivered.len(),
             measured.doubled,
             measured.counted_doubles,
             lost(measured),
@@ -60,9 +60,9 @@ fn lost(measured: &Measured) -> String {
         .map(|(reason, units)| format!("{reason} {units}"))
         .collect();
     if reasons.is_empty() {
-        measured.lost.to_string()
+        measured.lost.len().to_string()
     } else {
-        format!("{} ({})", measured.lost, reasons.join(", "))
+        format!("{} ({})", measured.lost.len(), reasons.join(", "))
     }
 }
 
