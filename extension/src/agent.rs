@@ -128,6 +128,7 @@ impl Agent {
                 facts,
                 ack,
             } => {
+                self.report.accepted(&payload);
                 let ended = self.step(Event::Accepted {
                     route,
                     payload,

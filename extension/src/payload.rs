@@ -16,6 +16,7 @@ mod merge;
 mod otlp;
 mod otlp_json;
 mod otlp_proto;
+mod poison;
 mod proto;
 mod refusal;
 mod scores;
@@ -143,6 +144,8 @@ pub struct Payload {
     units: u32,
     /// Where the elements to splice lie in a JSON body: what stands between the brackets.
     elements: Range<usize>,
+    travels_alone: bool,
+    repaired: bool,
 }
 
 impl Payload {
@@ -196,6 +199,16 @@ impl Payload {
     /// Spans, events or scores. A body without any was accepted, but there is nothing to send.
     pub fn units(&self) -> u32 {
         self.units
+    }
+
+    /// Whether it is of a form that makes Langfuse lose, without a word, everything that shares a request with it.
+    pub fn travels_alone(&self) -> bool {
+        self.travels_alone
+    }
+
+    /// Whether its text held something that Langfuse cannot store, which was replaced.
+    pub fn was_repaired(&self) -> bool {
+        self.repaired
     }
 
     /// Cuts the body in two, near the middle of its bytes, between two spans, events or scores. `None`: a single unit

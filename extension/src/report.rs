@@ -19,6 +19,7 @@ pub struct Report {
     shutdown_reason: Option<String>,
     said_untold: bool,
     losses: BTreeMap<DropReason, Losses>,
+    repaired: u64,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +43,8 @@ pub struct Status {
     dropped_by_reason: BTreeMap<&'static str, u64>,
     /// Requests of clients that were not taken, by reason; how many units were in them is not known.
     refused: BTreeMap<&'static str, Refused>,
+    /// Requests with text that Langfuse cannot store, which was replaced.
+    repaired: u64,
     maybe_doubled: u64,
     requests: u64,
     probes: u64,
@@ -77,6 +80,19 @@ impl Report {
     /// The sandbox ends.
     pub fn shutting_down(&mut self, reason: String) {
         self.shutdown_reason = Some(reason);
+    }
+
+    /// A client's data has come.
+    pub fn accepted(&mut self, payload: &Payload) {
+        if payload.was_repaired() {
+            self.repaired += 1;
+            if self.repaired == 1 {
+                tracing::warn!(
+                    "text with half of a surrogate pair, which Langfuse cannot store, was sent: U+FFFD stands in for it; \
+                     further requests are counted and not logged"
+                );
+            }
+        }
     }
 
     /// Something was given up.
@@ -123,6 +139,7 @@ impl Report {
                     )
                 })
                 .collect(),
+            repaired: self.repaired,
             maybe_doubled: ledger.maybe_doubled,
             requests: ledger.requests,
             probes: ledger.probes,

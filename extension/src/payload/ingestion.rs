@@ -12,6 +12,7 @@ use super::answer::{Answer, IngestionSuccess};
 use super::encoding::declared;
 use super::json::{Json, Shape};
 use super::otlp::inflated_json;
+use super::poison::storable;
 use super::{
     EVENTS_LIMIT, Encoding, INGESTION_REQUEST_LIMIT_BYTES, Kind, Limits, Payload, Refusal,
 };
@@ -36,6 +37,8 @@ pub fn accept_ingestion(
         ));
     };
     json.end()?;
+    let repaired = json.has_lone_surrogates();
+    let body = storable(body, repaired, limits)?;
     let payload = Payload {
         kind: Kind::Ingestion,
         encoding: Encoding::Identity,
@@ -43,6 +46,8 @@ pub fn accept_ingestion(
         units: batch.events,
         elements: batch.elements,
         body,
+        travels_alone: false,
+        repaired,
     };
     Ok((payload, batch.answer.finish()))
 }

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::poison::{Escaped, escaped};
 use super::{DEPTH_LIMIT, Refusal};
 
 /// What a value is, by its first byte.
@@ -31,15 +32,25 @@ pub(super) struct Text {
 pub(super) struct Json<'a> {
     bytes: &'a [u8],
     at: usize,
+    lone_surrogates: bool,
 }
 
 impl<'a> Json<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+        Self {
+            bytes,
+            at: 0,
+            lone_surrogates: false,
+        }
     }
 
     pub(super) fn at(&self) -> usize {
         self.at
+    }
+
+    /// Whether some text that was read holds half of a surrogate pair.
+    pub(super) fn has_lone_surrogates(&self) -> bool {
+        self.lone_surrogates
     }
 
     /// The text as `JSON.parse` would see it; `None` for one that is not UTF-8 or holds lone surrogates.
@@ -201,16 +212,17 @@ impl<'a> Json<'a> {
     }
 
     fn escape(&mut self) -> Result<(), Refusal> {
-        let valid = match self.bytes.get(self.at + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Some(2),
-            Some(b'u') => self
-                .bytes
-                .get(self.at + 2..self.at + 6)
-                .filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-                .map(|_| 6),
+        let length = match (escaped(self.bytes, self.at), self.bytes.get(self.at + 1)) {
+            (Escaped::Pair, _) => Some(12),
+            (Escaped::Half, _) => {
+                self.lone_surrogates = true;
+                Some(6)
+            }
+            (Escaped::Unit, _) => Some(6),
+            (_, Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')) => Some(2),
             _ => None,
         };
-        self.at += valid.ok_or_else(|| self.malformed("an unknown escape in a string"))?;
+        self.at += length.ok_or_else(|| self.malformed("an unknown escape in a string"))?;
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::encoding::{Declared, declared, inflate, inflated};
 use super::otlp_proto::OtlpProto;
+use super::poison::storable;
 use super::refusal::{contains_ignoring_case, is_protobuf};
 use super::{Encoding, Facts, Kind, Limits, Payload, Refusal, otlp_json};
 
@@ -37,7 +38,7 @@ fn accept_protobuf(
 ) -> Result<(Payload, Facts), Refusal> {
     let mut validator = OtlpProto::new(limits.facts_spans);
     let inflated = inflate(declared, &body, limits.inflated_bytes, &mut validator)?;
-    let (units, facts) = validator.finish()?;
+    let (units, facts, poisoned) = validator.finish()?;
     let payload = Payload {
         kind: Kind::OtlpProtobuf,
         encoding: if declared == Declared::Identity {
@@ -49,6 +50,8 @@ fn accept_protobuf(
         inflated_bytes: inflated.bytes,
         units,
         elements: 0..0,
+        travels_alone: poisoned,
+        repaired: false,
     };
     Ok((payload, facts))
 }
@@ -60,6 +63,8 @@ fn accept_json(
 ) -> Result<(Payload, Facts), Refusal> {
     let body = inflated_json(declared, body, limits)?;
     let request = otlp_json::validate(&body, limits.facts_spans)?;
+    let repaired = request.lone_surrogates;
+    let body = storable(body, repaired, limits)?;
     let payload = Payload {
         kind: Kind::OtlpJson,
         encoding: Encoding::Identity,
@@ -67,6 +72,8 @@ fn accept_json(
         body,
         units: request.spans,
         elements: request.elements,
+        travels_alone: request.poisoned,
+        repaired,
     };
     Ok((payload, request.facts))
 }

@@ -16,6 +16,9 @@ pub(super) struct OtlpJsonRequest {
     pub(super) facts: Facts,
     /// What stands between the brackets of `resourceSpans`; empty if there is nothing.
     pub(super) elements: Range<usize>,
+    /// An attribute has no value.
+    pub(super) poisoned: bool,
+    pub(super) lone_surrogates: bool,
 }
 
 /// Walks the whole of `body`.
@@ -25,6 +28,7 @@ pub(super) fn validate(body: &[u8], facts_limit: usize) -> Result<OtlpJsonReques
         facts: Facts::default(),
         facts_limit,
         spans: 0,
+        poisoned: false,
     };
     let (elements, flaw) = walk.request()?;
     walk.json.end()?;
@@ -34,6 +38,8 @@ pub(super) fn validate(body: &[u8], facts_limit: usize) -> Result<OtlpJsonReques
             spans: walk.spans,
             facts: walk.facts,
             elements,
+            poisoned: walk.poisoned,
+            lone_surrogates: walk.json.has_lone_surrogates(),
         }),
     }
 }
@@ -46,6 +52,7 @@ struct Walk<'a> {
     facts: Facts,
     facts_limit: usize,
     spans: u32,
+    poisoned: bool,
 }
 
 /// Where the walk stood when a list began, so that a list which is replaced by a later key can be forgotten.
@@ -104,7 +111,8 @@ impl Walk<'_> {
         while let Some(key) = self.json.next_key(&mut first)? {
             match self.json.text(&key).as_deref() {
                 Some("resource") => {
-                    resource = self.attributes_of("resource.attributes:not_an_array")?;
+                    resource =
+                        self.attributes_of(Self::attributes, "resource.attributes:not_an_array")?;
                 }
                 Some("scopeSpans") => {
                     self.reset(mark);
@@ -139,7 +147,8 @@ impl Walk<'_> {
         while let Some(key) = self.json.next_key(&mut first)? {
             match self.json.text(&key).as_deref() {
                 Some("scope") => {
-                    scope = self.attributes_of("scope.attributes:not_an_array")?;
+                    scope =
+                        self.attributes_of(Self::attributes, "scope.attributes:not_an_array")?;
                 }
                 Some("spans") => {
                     self.reset(mark);
@@ -178,7 +187,7 @@ impl Walk<'_> {
                 Some("spanId") => span.span_id = self.id()?,
                 Some("parentSpanId") => span.parent_span_id = self.id()?,
                 Some("attributes") => {
-                    span.attributes = self.list("attributes:not_an_array")?;
+                    span.attributes = self.attributes("attributes:not_an_array")?;
                 }
                 Some("events") => span.events = self.events()?,
                 Some("startTimeUnixNano") => span.start = self.integer()?,
@@ -202,26 +211,59 @@ impl Walk<'_> {
         }
         let (mut first, mut flaw) = (true, None);
         while self.json.next_element(&mut first)? {
-            let found = self.attributes_of("event.attributes:not_an_array")?;
+            let found = self.attributes_of(Self::list, "event.attributes:not_an_array")?;
             flaw = flaw.or(found);
         }
         Ok(flaw)
     }
 
     /// Passes over a value whose `attributes`, if it is an object and has them, must be a list.
-    fn attributes_of(&mut self, reason: &'static str) -> Result<Flaw, Refusal> {
+    fn attributes_of(
+        &mut self,
+        list: fn(&mut Self, &'static str) -> Result<Flaw, Refusal>,
+        reason: &'static str,
+    ) -> Result<Flaw, Refusal> {
         if self.json.shape()? != Shape::Object {
             return self.json.skip().map(|_| None);
         }
         let (mut first, mut flaw) = (true, None);
         while let Some(key) = self.json.next_key(&mut first)? {
             if self.json.text(&key).as_deref() == Some("attributes") {
-                flaw = self.list(reason)?;
+                flaw = list(self, reason)?;
             } else {
                 self.json.skip()?;
             }
         }
         Ok(flaw)
+    }
+
+    /// Passes over attributes that Langfuse's worker reads the values of.
+    fn attributes(&mut self, reason: &'static str) -> Result<Flaw, Refusal> {
+        if self.json.shape()? != Shape::Array {
+            return self.list(reason);
+        }
+        let mut first = true;
+        while self.json.next_element(&mut first)? {
+            self.poisoned |= !self.has_value()?;
+        }
+        Ok(None)
+    }
+
+    /// Passes over an attribute. Whether there is something to read a value from.
+    fn has_value(&mut self) -> Result<bool, Refusal> {
+        if self.json.shape()? != Shape::Object {
+            return self.json.skip().map(|_| false);
+        }
+        let (mut first, mut found) = (true, false);
+        while let Some(key) = self.json.next_key(&mut first)? {
+            let is_value = self.json.text(&key).as_deref() == Some("value");
+            let there = self.json.shape()? != Shape::Null;
+            self.json.skip()?;
+            if is_value {
+                found = there;
+            }
+        }
+        Ok(found)
     }
 
     /// Passes over a value that must be a list or nothing.

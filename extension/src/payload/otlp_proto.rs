@@ -30,6 +30,10 @@ pub(super) struct OtlpProto {
     left: u64,
     captured: Option<u64>,
     span: SpanIds,
+    /// An attribute is being read whose value has not come yet.
+    valueless: bool,
+    /// An attribute of a span, a resource or a scope had no value.
+    poisoned: bool,
 }
 
 /// A message being read, and where it ends.
@@ -185,13 +189,15 @@ impl OtlpProto {
             left: 0,
             captured: None,
             span: SpanIds::default(),
+            valueless: false,
+            poisoned: false,
         }
     }
 
-    /// The number of spans and what is known of them, once every byte was given.
-    pub(super) fn finish(self) -> Result<(u32, Facts), Refusal> {
+    /// The number of spans, what is known of them, and whether an attribute has no value, once every byte was given.
+    pub(super) fn finish(self) -> Result<(u32, Facts, bool), Refusal> {
         if self.around.is_empty() && self.cut.is_empty() && self.left == 0 {
-            Ok((self.spans, self.facts))
+            Ok((self.spans, self.facts, self.poisoned))
         } else {
             Err(self.malformed("the message is cut short"))
         }
@@ -256,7 +262,9 @@ impl OtlpProto {
                 if inner == Message::Span {
                     self.span = SpanIds::default();
                 }
-                self.enter(inner, end)
+                self.enter(inner, end)?;
+                self.note_attribute(message, inner);
+                Ok(())
             }
             (_, Wire::StartGroup) => self.enter(Message::Group, self.inner.end),
             (_, Wire::EndGroup) if message == Message::Group => {
@@ -288,6 +296,17 @@ impl OtlpProto {
         }
     }
 
+    fn note_attribute(&mut self, outer: Message, inner: Message) {
+        match (outer, inner) {
+            (Message::Span | Message::Resource | Message::Scope, Message::KeyValue) => {
+                self.valueless = true;
+            }
+            // The attribute itself, and none within its value, because its own value comes before that.
+            (Message::KeyValue, Message::AnyValue) => self.valueless = false,
+            _ => {}
+        }
+    }
+
     fn enter(&mut self, message: Message, end: u64) -> Result<(), Fault> {
         if self.around.len() + 1 >= DEPTH_LIMIT {
             return Err("values are nested too deeply");
@@ -307,6 +326,8 @@ impl OtlpProto {
         while self.at >= self.inner.end {
             match self.leave() {
                 Some(Message::Span) => self.close_span()?,
+                // Further in than an attribute without a value there is nothing.
+                Some(Message::KeyValue) => self.poisoned |= std::mem::take(&mut self.valueless),
                 Some(Message::Group) => return Err(self.malformed("a group does not end")),
                 Some(_) => {}
                 None => break,

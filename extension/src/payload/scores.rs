@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::answer::{score_success, scores_success};
 use super::ingestion::json_body;
 use super::json::{Json, Shape};
+use super::poison::storable;
 use super::{
     Answer, EVENTS_LIMIT, Encoding, Kind, Limits, Payload, Refusal, SCORES_REQUEST_LIMIT_BYTES,
 };
@@ -23,7 +24,7 @@ pub fn accept_scores(
     let body = json_body(content_type, content_encoding, body, limits)?;
     let shape = Json::new(&body).shape()?;
     let (payload, answer) = match shape {
-        Shape::Array => (accept_array(body)?, scores_success()),
+        Shape::Array => (accept_array(body, limits)?, scores_success()),
         Shape::Object => accept_object(body, limits)?,
         _ => {
             return Err(Refusal::Shape(
@@ -34,7 +35,7 @@ pub fn accept_scores(
     Ok((payload, answer))
 }
 
-fn accept_array(body: Bytes) -> Result<Payload, Refusal> {
+fn accept_array(body: Bytes, limits: &Limits<'_>) -> Result<Payload, Refusal> {
     const SCORE_LIMIT_BYTES: usize = SCORES_REQUEST_LIMIT_BYTES - "[]".len();
     let mut json = Json::new(&body);
     json.shape()?;
@@ -55,7 +56,9 @@ fn accept_array(body: Bytes) -> Result<Payload, Refusal> {
     }
     let elements = start..json.at() - 1;
     json.end()?;
-    Ok(payload(Kind::Scores, body, units, elements))
+    let repaired = json.has_lone_surrogates();
+    let body = storable(body, repaired, limits)?;
+    Ok(payload(Kind::Scores, body, units, elements, repaired))
 }
 
 fn accept_object(body: Bytes, limits: &Limits<'_>) -> Result<(Payload, Answer), Refusal> {
@@ -91,6 +94,8 @@ fn accept_object(body: Bytes, limits: &Limits<'_>) -> Result<(Payload, Answer), 
         ));
     }
     within_limit(&body)?;
+    let repaired = json.has_lone_surrogates();
+    let body = storable(body, repaired, limits)?;
     let (id, body) = match id {
         Some(id) if !id.is_empty() => (id, body),
         _ => {
@@ -100,7 +105,10 @@ fn accept_object(body: Bytes, limits: &Limits<'_>) -> Result<(Payload, Answer), 
     };
     within_limit(&body)?;
     let elements = 0..body.len();
-    Ok((payload(Kind::Score, body, 1, elements), score_success(&id)))
+    Ok((
+        payload(Kind::Score, body, 1, elements, repaired),
+        score_success(&id),
+    ))
 }
 
 fn within_limit(score: &Bytes) -> Result<(), Refusal> {
@@ -142,7 +150,13 @@ fn with_new_id(
     (id, body.into())
 }
 
-fn payload(kind: Kind, body: Bytes, units: u32, elements: std::ops::Range<usize>) -> Payload {
+fn payload(
+    kind: Kind,
+    body: Bytes,
+    units: u32,
+    elements: std::ops::Range<usize>,
+    repaired: bool,
+) -> Payload {
     Payload {
         kind,
         encoding: Encoding::Identity,
@@ -150,5 +164,7 @@ fn payload(kind: Kind, body: Bytes, units: u32, elements: std::ops::Range<usize>
         body,
         units,
         elements,
+        travels_alone: false,
+        repaired,
     }
 }

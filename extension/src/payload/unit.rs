@@ -11,6 +11,10 @@ impl langfuse_extension_core::buffer::Payload for Payload {
         self.inflated_bytes()
     }
 
+    fn travels_alone(&self) -> bool {
+        self.travels_alone()
+    }
+
     fn units(&self) -> u32 {
         self.units()
     }

@@ -241,3 +241,22 @@ async fn projects_and_storage_headers_never_share_a_request() {
     spans.sort_unstable();
     assert_eq!(spans, [1, 3]);
 }
+
+#[tokio::test]
+async fn text_that_langfuse_cannot_store_is_replaced_and_counted() {
+    let mut doors = Doors::open(Setup::default()).await;
+    doors.invoke();
+    let halved = span(1, "HALF").to_string().replace("HALF", r"\ud800");
+    for body in [halved, span(2, "whole").to_string()] {
+        let request = doors
+            .request(Method::POST, TRACES)
+            .header("content-type", "application/json");
+        assert_eq!(request.body(body).send().await.unwrap().status(), 200);
+    }
+    assert_eq!(doors.status().await["repaired"], 1);
+    doors.finish().await;
+    let both = doors
+        .langfuse
+        .wait_until(PATIENCE, |it| it.observations().count() == 2);
+    assert!(both.await);
+}

@@ -8,6 +8,7 @@
 
 mod corpus;
 mod limits;
+mod poison;
 mod properties;
 mod refusals;
 mod support;
