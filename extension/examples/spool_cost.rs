@@ -85,9 +85,10 @@ fn reopening(directory: &std::path::Path) -> Result<(), Box<dyn Error>> {
     let opened = start.elapsed();
     let start = Instant::now();
     let mut recovered = 0;
-    while let Some(it) = spool.next_recovered() {
-        spool.adopt(it.key, recovered);
-        recovered += 1;
+    while let Some(seen) = spool.look() {
+        for head in seen.records {
+            recovered += u64::from(spool.read(head.id.0).is_some());
+        }
     }
     println!(
         "{recovered} records of 2 KiB: opened in {opened:?}, read in {:?}",

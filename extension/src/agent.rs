@@ -29,9 +29,9 @@ pub struct Agent {
     inputs: mpsc::UnboundedReceiver<Input>,
     next: mpsc::UnboundedSender<()>,
     exporter: Exporter,
-    buffer_bytes: usize,
     disk: Option<Disk>,
-    recovering: bool,
+    /// Not all of what earlier processes left has been looked through.
+    looking: bool,
     reread_keys: mpsc::UnboundedSender<()>,
     report: Report,
     /// Items that the spool had no room for, to be told to the core.
@@ -54,13 +54,12 @@ impl Agent {
     ) -> Self {
         let clock = Clock::start();
         Self {
-            buffer_bytes: settings.buffer_bytes,
             core: Core::new(settings, clock.now()),
             clock,
             inputs,
             next,
             exporter,
-            recovering: disk.is_some(),
+            looking: disk.is_some(),
             disk,
             reread_keys,
             report: Report::default(),
@@ -80,8 +79,8 @@ impl Agent {
         loop {
             let ended = match self.inputs.try_recv() {
                 Ok(input) => self.take(input),
-                // Langfuse's own data goes before what is left to recover, and that before idleness.
-                Err(TryRecvError::Empty) if self.recovering => self.recover_one(),
+                // Whatever happens goes before what earlier processes left, and that before idleness.
+                Err(TryRecvError::Empty) if self.looking => self.look().await,
                 Err(TryRecvError::Empty) => match self.wait().await {
                     Some(input) => self.take(input),
                     None => self.step(Event::Timeout),
@@ -104,18 +103,12 @@ impl Agent {
         }
     }
 
-    /// Takes over one thing that an earlier process left, while there is ample room for it.
-    fn recover_one(&mut self) -> bool {
-        let Some(disk) = &mut self.disk else {
-            return false;
-        };
-        let roomy = self.core.held_bytes() < self.buffer_bytes / 2;
-        let recovered = if roomy { disk.next_recovered() } else { None };
-        self.recovering = recovered.is_some();
-        let ended = recovered.is_some_and(|event| self.step(event));
-        if let Some(disk) = &mut self.disk {
-            disk.recovered();
-        }
+    /// Looks through a piece of what earlier processes left, and lets all other tasks have their turn.
+    async fn look(&mut self) -> bool {
+        let seen = self.disk.as_mut().and_then(Disk::look);
+        self.looking = seen.is_some();
+        let ended = seen.is_some_and(|event| self.step(event));
+        tokio::task::yield_now().await;
         ended
     }
 
@@ -198,7 +191,7 @@ impl Agent {
             ended |= self.perform(action);
         }
         while let Some(id) = self.not_stored.pop() {
-            self.step(Event::NotStored { id });
+            ended |= self.step(Event::NotStored { id });
         }
         ended
     }
@@ -233,7 +226,12 @@ impl Agent {
             Action::AbortProbe {
                 destination: Destination::Langfuse,
             } => self.exporter.abort_probe(),
-            Action::Store { route, item, .. } => self.store(&route, &item),
+            Action::Store {
+                route,
+                item,
+                replaces,
+            } => self.store(&route, &item, replaces),
+            Action::Recover { id } => self.note(|disk| disk.recover(id)),
             Action::MarkSent { ids } => self.note(|disk| disk.mark_sent(&ids)),
             Action::MarkUnsent { ids } => self.note(|disk| disk.mark_unsent(&ids)),
             Action::Forget { ids } => self.note(|disk| disk.forget(&ids)),
@@ -250,12 +248,9 @@ impl Agent {
         false
     }
 
-    fn store(&mut self, route: &Arc<Route>, item: &Item<Payload>) {
-        if !self
-            .disk
-            .as_mut()
-            .is_some_and(|disk| disk.store(route, item))
-        {
+    fn store(&mut self, route: &Arc<Route>, item: &Item<Payload>, replaces: Option<ItemId>) {
+        let disk = self.disk.as_mut();
+        if !disk.is_some_and(|disk| disk.store(route, item, replaces)) {
             self.not_stored.push(item.id);
         }
     }

@@ -66,7 +66,11 @@ fn open(mut config: Config, doors: Doors) -> Opened {
     let limits = receiver::Limits::within(config.core.buffer_bytes, &memory);
     let budget = Budget::new(memory);
     let exporter = Exporter::new(upstream.clone(), inputs.clone(), budget.clone());
-    let disk = config.core.spool.then(|| open_disk(&config)).flatten();
+    let disk = config
+        .core
+        .spool
+        .then(|| open_disk(&config, &inputs))
+        .flatten();
     config.core.spool = disk.is_some();
     let keyring = Keyring::new(config.keys.take(), config.aws.clone(), upstream.clone());
     let receiver = Arc::new(Receiver::new(
@@ -93,8 +97,8 @@ fn open(mut config: Config, doors: Doors) -> Opened {
     }
 }
 
-fn open_disk(config: &Config) -> Option<Disk> {
-    Disk::open(config)
+fn open_disk(config: &Config, inputs: &Inputs) -> Option<Disk> {
+    Disk::open(config, inputs.clone())
         .inspect_err(|error| tracing::warn!(%error, dir = %config.spool_dir.display(), "going on without a spool"))
         .ok()
 }

@@ -33,11 +33,12 @@ struct Losses {
 pub struct Status {
     version: &'static str,
     invocations: u64,
-    /// The equation: accepted + recovered = delivered + held + spooled + dropped.
+    /// The equation: accepted + recovered = delivered + held + on disk + spooled + dropped.
     accepted: u64,
     recovered: u64,
     delivered: u64,
     held: u64,
+    on_disk: u64,
     spooled: u64,
     dropped: u64,
     dropped_by_reason: BTreeMap<&'static str, u64>,
@@ -45,6 +46,8 @@ pub struct Status {
     refused: BTreeMap<&'static str, Refused>,
     /// Requests with text that Langfuse cannot store, which was replaced.
     repaired: u64,
+    /// Records or files of the spool that could not be read at all.
+    unreadable: u64,
     maybe_doubled: u64,
     requests: u64,
     probes: u64,
@@ -119,6 +122,7 @@ impl Report {
             recovered: ledger.recovered,
             delivered: ledger.delivered,
             held: core.held_units(),
+            on_disk: ledger.on_disk,
             spooled: ledger.spooled,
             dropped: ledger.dropped.total(),
             dropped_by_reason: ledger
@@ -140,6 +144,7 @@ impl Report {
                 })
                 .collect(),
             repaired: self.repaired,
+            unreadable: ledger.unreadable,
             maybe_doubled: ledger.maybe_doubled,
             requests: ledger.requests,
             probes: ledger.probes,
@@ -167,6 +172,7 @@ impl Report {
             dropped_by_reason,
             refused = core.ledger().refusals.total(),
             refused_by_reason,
+            unreadable = status.unreadable,
             maybe_doubled = status.maybe_doubled,
             requests = status.requests,
             probes = status.probes,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   store ──▶ 00000007.segment  (active)      forget ──▶ the last record of a file gone: the file is used anew, or goes
-//!             00000006.segment  (full)        next_recovered ──▶ adopt | discard
+//!             00000006.segment  (full)        look ──▶ read | forget
 //!             00000003.segment  (left by an earlier process; its records stay where they are)
 //! ```
 //!
@@ -33,7 +33,7 @@ use directory::Directory;
 use format::FILE_HEAD_BYTES;
 use segment::{Segment, on_disk};
 
-pub use recovery::{Recovered, RecoveredKey, Skipped, read_segment};
+pub use recovery::{Seen, Skipped, read_segment};
 
 /// The most that one record may take, head and route included; the largest local body is 20 MB.
 pub const RECORD_LIMIT_BYTES: u64 = 24 << 20;
@@ -187,7 +187,7 @@ impl Spool {
         let segment = self.active_for(bytes)?;
         let key = Key {
             segment: segment.index,
-            ordinal: segment.append(&mut before_body, &record.body, record.unresolved_sends)?,
+            ordinal: segment.append(&mut before_body, record)?,
         };
         if let Some(earlier) = self.items.insert(item, key) {
             self.drop_records([earlier])?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use langfuse_extension::spool::{Record, Spool, StoreError};
+use langfuse_extension_core::recovery::Head;
 use langfuse_extension_core::route::{Credential, Door, Route};
 
 fn main() {
@@ -47,8 +48,11 @@ fn a_record_that_does_not_fit_leaves_the_spool_as_it_was(directory: &Path) {
     spool.store(3, &record(1000)).expect("room for a small one");
     drop(spool);
     let mut spool = open(directory);
-    let bodies: Vec<_> = std::iter::from_fn(|| spool.next_recovered())
-        .map(|it| (it.record.body.len(), it.record.unresolved_sends))
+    let seen = spool.look().expect("records");
+    let read = |head: &Head| spool.read(head.id.0).expect("a record");
+    let records = seen.records.iter().map(read);
+    let bodies: Vec<_> = records
+        .map(|it| (it.body.len(), it.unresolved_sends))
         .collect();
     assert_eq!(bodies, [(3000, 1), (1000, 0)]);
     assert!(spool.skipped().is_empty());

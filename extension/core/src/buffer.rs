@@ -26,6 +26,9 @@ pub trait Payload: Clone {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ItemId(pub u64);
 
+/// The name of the first item that this process accepts. Smaller ones are records that earlier processes left.
+pub const FIRST_ACCEPTED: ItemId = ItemId(1 << 32);
+
 /// One client request on its way.
 #[derive(Clone, Debug)]
 pub struct Item<P> {
@@ -168,6 +171,11 @@ impl<P: Payload> Buffer<P> {
         self.held_bytes += needed;
         self.lane_mut(route).insert(item);
         Ok(evicted)
+    }
+
+    /// Whether an item fits without any other having to make room.
+    pub fn has_room(&self, item: &Item<P>) -> bool {
+        self.held_bytes.saturating_add(cost(item)) <= self.limit_bytes
     }
 
     /// The lanes that have something waiting.

@@ -1,4 +1,4 @@
-//! The accounting: accepted + recovered = delivered + held + spooled + dropped, always.
+//! The accounting: accepted + recovered = delivered + held + on disk + spooled + dropped, always.
 
 use crate::refusals::Refusals;
 
@@ -7,14 +7,18 @@ use crate::refusals::Refusals;
 pub struct Ledger {
     /// Acknowledged to a client.
     pub accepted: u64,
-    /// Taken over from an earlier process of this sandbox.
+    /// Found on disk, left by earlier processes of this sandbox.
     pub recovered: u64,
     /// Accepted by Langfuse.
     pub delivered: u64,
+    /// On disk and not in memory: to be read back when there is room.
+    pub on_disk: u64,
     /// Left on disk when the process ended, for the next one in this sandbox.
     pub spooled: u64,
     /// Given up, by reason.
     pub dropped: Dropped,
+    /// Records, or whole files, of earlier processes of which not even a head could be read. Not part of the sum.
+    pub unreadable: u64,
     /// Sent again although Langfuse may have accepted the first copy. Not part of the sum.
     pub maybe_doubled: u64,
     /// Requests that carried data to Langfuse.
@@ -44,11 +48,19 @@ pub enum DropReason {
     Disabled,
     /// The process ended and there was no spool to leave it in.
     Exit,
+    /// It was on disk for longer than [`crate::recovery::MAX_SPOOL_AGE`].
+    Expired,
+    /// What the disk had of it could not be read back.
+    Damaged,
+    /// The spool held more than its limits.
+    OverLimit,
+    /// It was in memory at [`crate::recovery::MAX_CRASHES`] crashes of this process.
+    Crashed,
 }
 
 impl DropReason {
     /// All reasons, in the order of [`Dropped`].
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::BufferFull,
         Self::TooManyRoutes,
         Self::Refused,
@@ -57,6 +69,10 @@ impl DropReason {
         Self::Failed,
         Self::Disabled,
         Self::Exit,
+        Self::Expired,
+        Self::Damaged,
+        Self::OverLimit,
+        Self::Crashed,
     ];
 
     /// The name used in logs and in `/status`.
@@ -70,6 +86,10 @@ impl DropReason {
             Self::Failed => "failed",
             Self::Disabled => "disabled",
             Self::Exit => "exit",
+            Self::Expired => "expired",
+            Self::Damaged => "damaged",
+            Self::OverLimit => "over_limit",
+            Self::Crashed => "crashed",
         }
     }
 }
@@ -107,7 +127,7 @@ impl Ledger {
     /// Units that must be held somewhere in memory if nothing was lost track of.
     pub fn outstanding(&self) -> u64 {
         (self.accepted + self.recovered)
-            .saturating_sub(self.delivered + self.spooled + self.dropped.total())
+            .saturating_sub(self.delivered + self.on_disk + self.spooled + self.dropped.total())
     }
 }
 

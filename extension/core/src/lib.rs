@@ -28,6 +28,7 @@ pub mod ledger;
 pub mod lifecycle;
 pub mod memory;
 pub mod pipeline;
+pub mod recovery;
 pub mod refusals;
 pub mod route;
 pub mod strategy;
@@ -99,14 +100,28 @@ pub enum Event<P> {
         /// Whether INVOKE events will come.
         invoke: bool,
     },
-    /// Left by an earlier process of this sandbox. `sent`: some of it may have reached Langfuse.
+    /// A part of what earlier processes of this sandbox left on disk was looked through. Comes as often as it takes.
+    SpoolOpened {
+        /// What can be read back.
+        records: Vec<recovery::Head>,
+        /// What cannot, and went.
+        lost: Vec<recovery::Lost>,
+        /// Records, or files, of which not even that could be read.
+        unreadable: u64,
+    },
+    /// The answer to an [`Action::Recover`].
     Recovered {
+        /// Which one.
+        id: ItemId,
         /// Where it goes.
         route: Arc<Route>,
         /// Its body.
         payload: P,
-        /// Whether a send of it had begun.
-        sent: bool,
+    },
+    /// The other answer to an [`Action::Recover`]: the record is damaged, or gone.
+    NotRecovered {
+        /// Which one.
+        id: ItemId,
     },
     /// The configured keys are known, for the first time or again after a rotation.
     KeysReady,
@@ -158,7 +173,7 @@ pub enum Event<P> {
         /// How large its body was, as far as is known.
         bytes: u64,
     },
-    /// The spool has no room for an item that it was to store.
+    /// The spool does not have this item, though it was to store it: there was no room, or somebody removed its file.
     NotStored {
         /// Which one.
         id: ItemId,
@@ -236,8 +251,7 @@ pub enum Action<P> {
         /// Whom it asks.
         destination: Destination,
     },
-    /// Put an item on disk, before it is acknowledged. One whose history has ambiguous sends is best marked as sent in
-    /// the same write; an [`Action::MarkSent`] follows in any case.
+    /// Put an item on disk, before it is acknowledged, with the number of its ambiguous sends.
     Store {
         /// Where it goes.
         route: Arc<Route>,
@@ -247,12 +261,18 @@ pub enum Action<P> {
         /// both, the whole is what counts.
         replaces: Option<ItemId>,
     },
-    /// Note on disk that these are about to be sent, before the first byte leaves.
+    /// Read this record back from disk, where it stays. Answered by exactly one [`Event::Recovered`] or
+    /// [`Event::NotRecovered`].
+    Recover {
+        /// Which one.
+        id: ItemId,
+    },
+    /// Count on disk that a send of these is about to begin, before its first byte leaves.
     MarkSent {
         /// Which items.
         ids: Vec<ItemId>,
     },
-    /// Note on disk that these surely did not arrive after all.
+    /// Take that back for the latest send of these: it surely did not arrive.
     MarkUnsent {
         /// Which items.
         ids: Vec<ItemId>,

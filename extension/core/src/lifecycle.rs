@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::buffer::{ItemId, Payload};
+use crate::buffer::{FIRST_ACCEPTED, ItemId, Payload};
 use crate::delivery::fact::Fact;
 use crate::end_of_work::EndOfWork;
 use crate::ledger::Ledger;
@@ -71,7 +71,7 @@ impl<P: Payload> Core<P> {
             density: Density::default(),
             pipeline: Pipeline::new(settings.clone()),
             invoked: true,
-            backlog_before: ItemId(0),
+            backlog_before: FIRST_ACCEPTED,
             last_event_at: now,
             idle_since: now,
             thawed_at: now,
@@ -90,6 +90,10 @@ impl<P: Payload> Core<P> {
         let end_of_phase = self.advance(now);
         actions.append(&mut self.pipeline.take_actions());
         actions.extend(end_of_phase);
+        if self.reads_back() {
+            self.pipeline.read_back();
+            actions.append(&mut self.pipeline.take_actions());
+        }
         self.last_event_at = now;
         actions
     }
@@ -102,11 +106,15 @@ impl<P: Payload> Core<P> {
                     self.phase = Phase::Registered;
                 }
             }
-            Event::Recovered {
-                route,
-                payload,
-                sent,
-            } => self.pipeline.recover(&route, payload, sent, now),
+            Event::SpoolOpened {
+                records,
+                lost,
+                unreadable,
+            } => self.pipeline.spool_opened(records, lost, unreadable, now),
+            Event::Recovered { id, route, payload } => {
+                self.pipeline.recovered(id, &route, payload, now);
+            }
+            Event::NotRecovered { id } => self.pipeline.not_recovered(id),
             Event::KeysReady => self.pipeline.delivery().keys_ready(now),
             Event::Invoke {
                 request_id,
@@ -199,6 +207,9 @@ impl<P: Payload> Core<P> {
         }
         self.pipeline.abort_overdue(&self.patience(), now);
         self.pipeline.pump(self.due(now), now);
+        if matches!(self.phase, Phase::ShuttingDown { .. }) && !self.pipeline.is_bad(now) {
+            self.pipeline.read_back();
+        }
         match self.phase {
             Phase::Registered => Some(self.release(now)),
             Phase::Flushing {
@@ -275,7 +286,8 @@ impl<P: Payload> Core<P> {
     fn worth_staying(&self, exit_by: Timer, receive_by: Timer, now: Now) -> bool {
         let left = exit_by.left(now);
         let receiving = self.end_of_work.is_receiving() && !receive_by.is_over(now);
-        !left.is_zero() && (receiving || self.pipeline.has_hope(left, now))
+        let busy = receiving || self.pipeline.is_reading_back();
+        !left.is_zero() && (busy || self.pipeline.has_hope(left, now))
     }
 
     /// Whether the strategy holds for what is waiting now. In dense traffic only for what would get too old.
@@ -336,6 +348,12 @@ impl<P: Payload> Core<P> {
         }
     }
 
+    /// What earlier processes left is read back beside the handler and before a freeze, never before the first `/next`
+    /// and never while the sandbox is held. It is the last thing of a step, so that nothing waits for the disk.
+    fn reads_back(&self) -> bool {
+        matches!(self.phase, Phase::Idle | Phase::Invoking { .. })
+    }
+
     fn patience(&self) -> Patience {
         let cut_short = matches!(self.phase, Phase::ShuttingDown { .. });
         let (request, probe) = if cut_short {
@@ -382,7 +400,7 @@ impl<P: Payload> Core<P> {
         waits.filter(|wait| !wait.is_zero()).min()
     }
 
-    /// The books: accepted + recovered = delivered + spooled + dropped + [`Self::held_units`].
+    /// The books: accepted + recovered = delivered + on disk + spooled + dropped + [`Self::held_units`].
     pub fn ledger(&self) -> &Ledger {
         self.pipeline.ledger()
     }

@@ -8,9 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::buffer::{Batch, Buffer, History, Item, ItemId, Lane, NotAdmitted, Payload, units_of};
+use crate::buffer::{
+    Batch, Buffer, FIRST_ACCEPTED, History, Item, ItemId, Lane, NotAdmitted, Payload, units_of,
+};
 use crate::delivery::{Delivery, Permit};
 use crate::ledger::{DropReason, Ledger};
+use crate::recovery::{Head, Lost, MAX_CRASHES, MAX_SPOOL_AGE, Recovery};
 use crate::refusals::Reason;
 use crate::route::{Destination, RequestLimits, Route};
 use crate::time::{Now, Timer};
@@ -67,6 +70,7 @@ pub struct Pipeline<P> {
     cutting: BTreeMap<ItemId, Cutting<P>>,
     delivery: Delivery,
     ledger: Ledger,
+    recovery: Recovery,
     /// Requests delivered, by [`crate::route::Door`].
     deliveries: [u64; 4],
     next_item: u64,
@@ -106,8 +110,9 @@ impl<P: Payload> Pipeline<P> {
             cutting: BTreeMap::new(),
             delivery: Delivery::new(settings.seed),
             ledger: Ledger::default(),
+            recovery: Recovery::default(),
             deliveries: [0; 4],
-            next_item: 0,
+            next_item: FIRST_ACCEPTED.0,
             next_export: 0,
             request_limit_bytes: usize::MAX,
             actions: Vec::new(),
@@ -143,23 +148,95 @@ impl<P: Payload> Pipeline<P> {
         self.ledger.refusals.add(reason, bytes);
     }
 
-    /// An earlier process of this sandbox has left data.
-    pub fn recover(&mut self, route: &Arc<Route>, payload: P, sent: bool, now: Now) {
-        self.ledger.recovered += u64::from(payload.units());
-        let history = History {
-            ambiguous_sends: u32::from(sent),
-            ..History::default()
-        };
-        let item = self.new_item(payload, history, now);
-        if sent && !self.may_resend(route, &item) {
-            self.give_up(&[not_stored(item)], DropReason::Ambiguous);
-        } else if let Some(item) = self.admit(route, item) {
-            self.store(route, item, None);
+    /// Earlier processes of this sandbox have left this on disk.
+    pub fn spool_opened(&mut self, heads: Vec<Head>, lost: Vec<Lost>, unreadable: u64, now: Now) {
+        self.ledger.unreadable += unreadable;
+        for Lost { reason, units } in lost {
+            self.ledger.recovered += units;
+            self.drop_units(reason, units);
+        }
+        let (mut expired, mut crashed) = (Vec::new(), Vec::new());
+        for head in heads {
+            self.ledger.recovered += u64::from(head.units);
+            if now.wall.saturating_sub(head.accepted_wall) > MAX_SPOOL_AGE {
+                expired.push(head);
+            } else if head.crashes >= MAX_CRASHES {
+                crashed.push(head);
+            } else {
+                self.recovery.add(head);
+            }
+        }
+        self.give_up_on_disk(&expired, DropReason::Expired);
+        self.give_up_on_disk(&crashed, DropReason::Crashed);
+    }
+
+    /// Asks for the next record on disk if there is room for it.
+    pub fn read_back(&mut self) {
+        let limit_bytes = self.settings.buffer_bytes;
+        while let Some(head) = self.recovery.take_too_large(limit_bytes) {
+            self.give_up_on_disk(&[head], DropReason::BufferFull);
+        }
+        if let Some(head) = self.recovery.next(self.buffer.held_bytes(), limit_bytes) {
+            self.actions.push(Action::Recover { id: head.id });
         }
     }
 
-    /// The spool has no room for this item.
+    /// Whether a record is being read back.
+    pub fn is_reading_back(&self) -> bool {
+        self.recovery.is_asked()
+    }
+
+    /// A record has been read back. It is on disk still.
+    pub fn recovered(&mut self, id: ItemId, route: &Arc<Route>, payload: P, now: Now) {
+        let Some(head) = self.recovery.answered(id) else {
+            return;
+        };
+        let item = Item {
+            id,
+            payload,
+            accepted_at: Now {
+                mono: now.mono,
+                wall: head.accepted_wall,
+            },
+            history: History {
+                ambiguous_sends: head.sends,
+                ..History::default()
+            },
+            on_disk: true,
+        };
+        if head.sends > 0 && !self.may_resend(route, &item) {
+            self.give_up(&[item], DropReason::Ambiguous);
+        } else if self.buffer.has_room(&item) {
+            if self.admit(route, item).is_none() {
+                self.actions.push(Action::Forget { ids: vec![id] });
+            }
+        } else {
+            self.recovery.add(head);
+        }
+        self.ledger.on_disk = self.recovery.units();
+    }
+
+    /// A record could not be read back.
+    pub fn not_recovered(&mut self, id: ItemId) {
+        if let Some(head) = self.recovery.remove(id) {
+            self.give_up_on_disk(&[head], DropReason::Damaged);
+        }
+    }
+
+    fn give_up_on_disk(&mut self, heads: &[Head], reason: DropReason) {
+        self.drop_units(reason, heads.iter().map(|head| u64::from(head.units)).sum());
+        if !heads.is_empty() {
+            let ids = heads.iter().map(|head| head.id).collect();
+            self.actions.push(Action::Forget { ids });
+        }
+        self.ledger.on_disk = self.recovery.units();
+    }
+
+    /// The spool does not have this item.
     pub fn not_stored(&mut self, id: ItemId) {
+        if self.recovery.holds(id) {
+            return self.not_recovered(id);
+        }
         if let Some(item) = self.buffer.waiting_mut(id) {
             item.on_disk = false;
             return;
@@ -342,7 +419,7 @@ impl<P: Payload> Pipeline<P> {
         let items = batches.flat_map(|batch| batch.items);
         let items: Vec<_> = items.chain(cutting.map(|cutting| cutting.item)).collect();
         let (on_disk, lost): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.on_disk);
-        self.ledger.spooled += units_of(&on_disk);
+        self.ledger.spooled += units_of(&on_disk) + std::mem::take(&mut self.ledger.on_disk);
         self.give_up(&lost, DropReason::Exit);
     }
 
@@ -424,19 +501,14 @@ impl<P: Payload> Pipeline<P> {
         None
     }
 
-    /// What may have arrived already is marked so from the beginning.
     fn store(&mut self, route: &Arc<Route>, item: Item<P>, replaces: Option<ItemId>) {
         if item.on_disk {
-            let (id, sent) = (item.id, item.history.ambiguous_sends > 0);
             let route = Arc::clone(route);
             self.actions.push(Action::Store {
                 route,
                 item,
                 replaces,
             });
-            if sent {
-                self.actions.push(Action::MarkSent { ids: vec![id] });
-            }
         }
     }
 
@@ -455,12 +527,15 @@ impl<P: Payload> Pipeline<P> {
     }
 
     fn give_up(&mut self, items: &[Item<P>], reason: DropReason) {
-        let units = units_of(items);
+        self.drop_units(reason, units_of(items));
+        self.note_on_disk(items, |ids| Action::Forget { ids });
+    }
+
+    fn drop_units(&mut self, reason: DropReason, units: u64) {
         if units > 0 {
             self.ledger.dropped.add(reason, units);
             self.actions.push(Action::Dropped { reason, units });
         }
-        self.note_on_disk(items, |ids| Action::Forget { ids });
     }
 
     fn note_on_disk(&mut self, items: &[Item<P>], note: impl FnOnce(Vec<ItemId>) -> Action<P>) {

@@ -1,33 +1,35 @@
 //! What the core wants on disk, translated for the spool, and what an earlier process left there, for the core.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use langfuse_extension_core::buffer::{Item, ItemId};
+use langfuse_extension_core::recovery::MAX_SPOOL_AGE;
 use langfuse_extension_core::route::Route;
 
-use crate::inputs::Event;
+use crate::aside::aside;
+use crate::inputs::{Event, Inputs};
 use crate::payload::{Encoding, Kind, Limits, Payload};
 use crate::settings::Config;
-use crate::spool::{Record, RecoveredKey, Spool, SpoolError};
+use crate::spool::{Record, Spool, SpoolError};
 
-/// Data that has waited for longer is not sent any more: Langfuse's own clients would have given it up days ago.
-pub const MAX_SPOOL_AGE: Duration = Duration::from_hours(24);
+/// What is validated again in one turn of the loop.
+const STEP_BYTES: usize = 64 * 1024;
 
-/// The spool, with the one record that is being recovered.
+/// The spool, and the way back to the loop for what is read from it.
 #[derive(Debug)]
 pub struct Disk {
     spool: Spool,
-    adopting: Option<RecoveredKey>,
+    inputs: Inputs,
     said_failure: bool,
 }
 
 impl Disk {
-    /// Takes over what an earlier process of this sandbox left.
+    /// Opens what an earlier process of this sandbox left. Nothing of it is read yet.
     ///
     /// # Errors
     /// When the directory cannot be used; the extension goes on without.
-    pub fn open(config: &Config) -> Result<Self, SpoolError> {
+    pub fn open(config: &Config, inputs: Inputs) -> Result<Self, SpoolError> {
         let now_wall = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -39,17 +41,18 @@ impl Disk {
         )?;
         Ok(Self {
             spool,
-            adopting: None,
+            inputs,
             said_failure: false,
         })
     }
 
     /// Puts an item on disk. Returns whether it is there.
-    pub fn store(&mut self, route: &Arc<Route>, item: &Item<Payload>) -> bool {
-        if let Some(key) = self.adopting.take() {
-            self.spool.adopt(key, item.id.0);
-            return true;
-        }
+    pub fn store(
+        &mut self,
+        route: &Arc<Route>,
+        item: &Item<Payload>,
+        _replaces: Option<ItemId>,
+    ) -> bool {
         let payload = &item.payload;
         let stored = self.spool.store(
             item.id.0,
@@ -89,42 +92,33 @@ impl Disk {
         self.note(noted);
     }
 
-    /// The next thing that an earlier process left. The core must be told it before anything else is stored.
-    pub fn next_recovered(&mut self) -> Option<Event> {
-        while let Some(recovered) = self.spool.next_recovered() {
-            let record = recovered.record;
-            let kinds = (
-                Kind::try_from(record.kind),
-                Encoding::try_from(record.encoding),
-            );
-            if let (Ok(kind), Ok(encoding)) = kinds
-                && let Ok(payload) =
-                    Payload::restore(kind, encoding, record.body, &Limits::default())
-            {
-                self.adopting = Some(recovered.key);
-                let sent = record.unresolved_sends > 0;
-                return Some(Event::Recovered {
-                    route: record.route,
-                    payload,
-                    sent,
-                });
+    /// Looks through the next piece of what earlier processes left. `None`: there is no more.
+    pub fn look(&mut self) -> Option<Event> {
+        let Some(seen) = self.spool.look() else {
+            if !self.spool.skipped().is_empty() {
+                tracing::warn!(skipped = %self.spool.skipped(), "not all of the spool could be used");
             }
-            let discarded = self.spool.discard(recovered.key);
-            self.note(discarded);
-        }
-        if !self.spool.skipped().is_empty() && !self.said_failure {
-            self.said_failure = true;
-            tracing::warn!(skipped = %self.spool.skipped(), "not all of the spool could be used");
-        }
-        None
+            return None;
+        };
+        Some(Event::SpoolOpened {
+            records: seen.records,
+            lost: seen.lost,
+            unreadable: seen.unreadable,
+        })
     }
 
-    /// The core has been told. What it did not want to keep is removed.
-    pub fn recovered(&mut self) {
-        if let Some(key) = self.adopting.take() {
-            let discarded = self.spool.discard(key);
-            self.note(discarded);
-        }
+    /// Reads a record back and tells the loop. A large one is validated again on a thread beside.
+    pub fn recover(&mut self, id: ItemId) {
+        let record = self.spool.read(id.0);
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            let recovered = match record {
+                Some(record) if record.inflated_bytes <= STEP_BYTES as u64 => restore(id, record),
+                Some(record) => aside(move || restore(id, record)).await.flatten(),
+                None => None,
+            };
+            inputs.event(recovered.unwrap_or(Event::NotRecovered { id }));
+        });
     }
 
     fn note(&mut self, noted: std::io::Result<()>) {
@@ -139,4 +133,15 @@ impl Disk {
             tracing::warn!(%error, "the spool does not work; data is held in memory only");
         }
     }
+}
+
+fn restore(id: ItemId, record: Record) -> Option<Event> {
+    let kind = Kind::try_from(record.kind).ok()?;
+    let encoding = Encoding::try_from(record.encoding).ok()?;
+    let payload = Payload::restore(kind, encoding, record.body, &Limits::default()).ok()?;
+    Some(Event::Recovered {
+        id,
+        route: record.route,
+        payload,
+    })
 }

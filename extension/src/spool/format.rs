@@ -98,6 +98,9 @@ pub(super) struct Entry {
     /// Head, route and body.
     pub(super) bytes: u64,
     pub(super) unresolved_sends: u16,
+    pub(super) accepted_wall_ms: u64,
+    pub(super) units: u32,
+    pub(super) body_bytes: u32,
 }
 
 /// How the records of a file end.
@@ -199,6 +202,9 @@ pub(super) fn scan(
                 offset: found.end,
                 bytes: head.record_bytes(),
                 unresolved_sends,
+                accepted_wall_ms: head.accepted_wall_ms,
+                units: head.units,
+                body_bytes: head.body_bytes,
             }),
         }
         found.end += head.record_bytes();

@@ -2,29 +2,26 @@
 //! moment at which one is on disk twice or not at all.
 
 use std::fmt;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
+
+use langfuse_extension_core::buffer::ItemId;
+use langfuse_extension_core::recovery::{Head, Lost};
 
 use super::format::{self, FileKind, Scan, Tail};
 use super::segment::{Opened, Segment, on_disk};
 use super::{Key, RECORDS_LIMIT, Record, SEGMENTS_LIMIT, Spool, SpoolError};
 
-/// A record of an earlier process. It stays on disk until it is adopted and forgotten, or discarded; one that meets
-/// neither waits for the next process.
-#[derive(Debug)]
-#[must_use]
-pub struct Recovered {
-    /// What to adopt or discard it by.
-    pub key: RecoveredKey,
-    /// What was stored.
-    pub record: Record,
+/// A piece of what earlier processes left.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// What can be read back, named in the order of its age.
+    pub records: Vec<Head>,
+    /// What cannot, and went.
+    pub lost: Vec<Lost>,
+    /// Records, or files, that not even that is known of.
+    pub unreadable: u64,
 }
-
-/// Names a recovered record.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use]
-pub struct RecoveredKey(Key);
 
 /// What was found on disk and not used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,32 +73,30 @@ impl fmt::Display for Skipped {
 }
 
 impl Spool {
-    /// Reads the next record that an earlier process left, oldest first, one at a time so that memory stays small.
-    pub fn next_recovered(&mut self) -> Option<Recovered> {
-        while let Some(key) = self.recovered.pop_front() {
+    /// Looks through the next piece of what earlier processes left, by its heads alone. `None`: there is no more.
+    pub fn look(&mut self) -> Option<Seen> {
+        let mut seen = Seen::default();
+        for key in self.recovered.drain(..) {
             let segment = self.segments.get(&key.segment);
-            if let Some(record) = segment.and_then(|segment| segment.read(key.ordinal)) {
-                let key = RecoveredKey(key);
-                return Some(Recovered { key, record });
-            }
-            self.skipped.damaged_records += 1;
-            // If even that fails, the next process finds it damaged again.
-            let _ = self.drop_records([key]);
+            let Some(head) = segment.and_then(|segment| segment.head(key.ordinal)) else {
+                continue;
+            };
+            let id = seen.records.len() as u64;
+            self.items.insert(id, key);
+            seen.records.push(Head {
+                id: ItemId(id),
+                ..head
+            });
         }
-        None
+        (!seen.records.is_empty()).then_some(seen)
     }
 
-    /// Gives a recovered record the name `item`. Nothing is written: it keeps its place, its age and its sends.
-    pub fn adopt(&mut self, RecoveredKey(key): RecoveredKey, item: u64) {
-        let segment = self.segments.get(&key.segment);
-        if segment.is_some_and(|segment| segment.has(key.ordinal)) {
-            self.items.insert(item, key);
-        }
-    }
-
-    /// Removes a recovered record that is of no use.
-    pub fn discard(&mut self, RecoveredKey(key): RecoveredKey) -> io::Result<()> {
-        self.drop_records([key])
+    /// Reads a record. `None`: it is damaged, or not there.
+    pub fn read(&mut self, item: u64) -> Option<Record> {
+        let key = self.items.get(&item)?;
+        let record = self.segments.get(&key.segment)?.read(key.ordinal);
+        self.skipped.damaged_records += u64::from(record.is_none());
+        record
     }
 
     pub(super) fn take_over(

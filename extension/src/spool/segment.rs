@@ -6,7 +6,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use langfuse_extension_core::buffer::ItemId;
+use langfuse_extension_core::recovery::Head;
 use rustix::fs::OFlags;
 
 use super::format::{
@@ -102,12 +105,8 @@ impl Segment {
     }
 
     /// Writes one record in one system call, unless the kernel takes less at once; a failed write is taken back.
-    pub(super) fn append(
-        &mut self,
-        before_body: &mut [u8],
-        body: &[u8],
-        unresolved_sends: u16,
-    ) -> io::Result<u32> {
+    pub(super) fn append(&mut self, before_body: &mut [u8], record: &Record) -> io::Result<u32> {
+        let body = &record.body;
         let bytes = (before_body.len() + body.len()) as u64;
         format::seal(before_body, self.generation);
         if let Err(error) = write_all(&self.file, before_body, body, self.bytes) {
@@ -124,7 +123,10 @@ impl Segment {
         Ok(self.index_entry(Entry {
             offset,
             bytes,
-            unresolved_sends,
+            unresolved_sends: record.unresolved_sends,
+            accepted_wall_ms: record.accepted_wall_ms,
+            units: record.units,
+            body_bytes: u32::try_from(body.len()).unwrap_or(u32::MAX),
         }))
     }
 
@@ -256,13 +258,22 @@ impl Segment {
         Ok(())
     }
 
+    /// What is known of a record without reading it. Its name is for the caller to give.
+    pub(super) fn head(&self, ordinal: u32) -> Option<Head> {
+        let entry = self.live.get(&ordinal)?;
+        Some(Head {
+            id: ItemId(0),
+            accepted_wall: Duration::from_millis(entry.accepted_wall_ms),
+            units: entry.units,
+            bytes: entry.body_bytes as usize,
+            sends: entry.unresolved_sends.into(),
+            crashes: 0,
+        })
+    }
+
     /// The names of the records that wait, oldest first.
     pub(super) fn ordinals(&self) -> impl Iterator<Item = u32> {
         self.live.keys().copied()
-    }
-
-    pub(super) fn has(&self, ordinal: u32) -> bool {
-        self.live.contains_key(&ordinal)
     }
 
     pub(super) fn live_records(&self) -> usize {

@@ -86,8 +86,17 @@ fn sized(bytes: usize) -> Record {
 }
 
 fn recover(spool: &mut Spool) -> Vec<Record> {
-    std::iter::from_fn(|| spool.next_recovered())
-        .map(|recovered| recovered.record)
+    names(spool)
+        .into_iter()
+        .filter_map(|item| spool.read(item))
+        .collect()
+}
+
+/// The names of all records that an earlier process left.
+fn names(spool: &mut Spool) -> Vec<u64> {
+    let seen = std::iter::from_fn(|| spool.look());
+    seen.flat_map(|seen| seen.records)
+        .map(|head| head.id.0)
         .collect()
 }
 

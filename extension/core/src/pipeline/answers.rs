@@ -198,11 +198,7 @@ impl<P: Payload> Pipeline<P> {
 
     /// This send surely did not arrive; an earlier one may have.
     fn note_unsent(&mut self, items: &[Item<P>]) {
-        let surely = items
-            .iter()
-            .filter(|item| item.history.ambiguous_sends == 0);
-        let surely: Vec<_> = surely.cloned().collect();
-        self.note_on_disk(&surely, |ids| Action::MarkUnsent { ids });
+        self.note_on_disk(items, |ids| Action::MarkUnsent { ids });
     }
 }
 

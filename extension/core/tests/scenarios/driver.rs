@@ -32,6 +32,9 @@ pub(crate) fn later(status: u16, retry_after: Option<Duration>) -> Fact {
     })
 }
 
+/// When every sandbox begins, since the Unix epoch.
+pub(crate) const NOW: Duration = Duration::from_secs(1_700_000_000);
+
 /// A body of so many units and bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Body {
@@ -144,6 +147,8 @@ pub(crate) struct Sandbox {
     /// Everything that was asked for, by its name, in order.
     pub(crate) done: Vec<&'static str>,
     pub(crate) marks: Vec<(&'static str, Vec<ItemId>)>,
+    /// The record that is being read back.
+    pub(crate) reading: Option<ItemId>,
     cuts: Vec<(ItemId, Body)>,
     answers: Vec<(Duration, Option<ExportId>, Fact)>,
 }
@@ -159,7 +164,7 @@ impl Sandbox {
     }
 
     pub(crate) fn unregistered(settings: Settings) -> Self {
-        let wall = Duration::from_secs(1_700_000_000);
+        let wall = NOW;
         let mono = Duration::ZERO;
         Self {
             core: Core::new(settings, Now { mono, wall }),
@@ -174,6 +179,7 @@ impl Sandbox {
             probe_aborted: false,
             done: Vec::new(),
             marks: Vec::new(),
+            reading: None,
             cuts: Vec::new(),
             answers: Vec::new(),
         }
@@ -195,7 +201,7 @@ impl Sandbox {
             self.tell(Event::Cut { id, parts });
         }
         let books = self.core.ledger();
-        assert_eq!(books.outstanding(), self.core.held_units());
+        assert_eq!(books.outstanding(), self.core.held_units(), "{books:?}");
     }
 
     fn perform(&mut self, action: Action<Body>) {
@@ -243,6 +249,10 @@ impl Sandbox {
             Action::Forget { ids } => {
                 self.marks.push(("Forget", ids));
                 "Forget"
+            }
+            Action::Recover { id } => {
+                self.reading = Some(id);
+                "Recover"
             }
             Action::Dropped { .. } => "Dropped",
             Action::ResetConnections => "ResetConnections",
@@ -374,6 +384,13 @@ impl Sandbox {
         self.probe_aborted = false;
         let destination = Destination::Langfuse;
         self.tell(Event::Probed { destination, fact });
+    }
+
+    /// The record that is asked for has been read.
+    pub(crate) fn read_back(&mut self, route: &Arc<Route>, payload: Body) {
+        let id = self.reading.take().expect("a record is asked for");
+        let route = Arc::clone(route);
+        self.tell(Event::Recovered { id, route, payload });
     }
 
     /// What the oldest request under way carries.

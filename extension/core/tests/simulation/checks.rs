@@ -146,7 +146,11 @@ impl Checks {
                 self.accepted += units(payload);
                 self.last_activity = Some(now);
             }
-            Event::Recovered { payload, .. } => self.recovered += units(payload),
+            Event::SpoolOpened { records, .. } => {
+                let units = records.iter().map(|head| u64::from(head.units));
+                self.recovered += units.sum::<u64>();
+            }
+            Event::Recovered { .. } | Event::NotRecovered { .. } => {}
             Event::NotStored { .. } => self.not_stored = true,
             Event::Exported { id, fact } => self.exported(*id, *fact),
             Event::Probed { fact, .. } => self.probed(*fact, now),
@@ -311,7 +315,8 @@ impl Checks {
             let left = longest.saturating_sub(now.since(began));
             assert!(!left.is_zero(), "SHUTDOWN was overrun");
             assert!(wake_in.is_some_and(|w| w <= left), "SHUTDOWN would be");
-            if core.held_units() == 0 && self.open_requests == 0 {
+            let left = core.held_units() + core.ledger().on_disk;
+            if left == 0 && self.open_requests == 0 {
                 panic!("nothing was left, and it did not exit");
             }
         } else if !self.ended {
@@ -323,6 +328,7 @@ impl Checks {
         let books = core.ledger();
         let held = core.held_units();
         let ended = books.delivered + books.spooled + books.dropped.total();
+        let held = held + books.on_disk;
         assert_eq!(books.accepted + books.recovered, ended + held, "{books:?}");
         assert_eq!(books.accepted, self.accepted);
         assert_eq!(books.recovered, self.recovered);

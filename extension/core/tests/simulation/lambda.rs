@@ -81,21 +81,28 @@ impl Lambda {
         if self.world.nature.shutdown_first && self.world.life == 1 {
             return self.reset();
         }
-        let left = self.world.spool.take();
+        let left = self.world.spool.open();
+        self.world.untold_units = self.world.spool.units();
         let registers_first = self.world.rng.one_in(2);
         let invoke = !self.world.nature.managed;
         if registers_first {
             self.world.tell(Event::Registered { invoke });
         }
-        for stored in left {
-            let sent = stored.sent;
-            if !self.world.checks.ended() {
-                self.world.tell(Event::Recovered {
-                    route: stored.route,
-                    payload: stored.load,
-                    sent,
-                });
+        // Looked through in pieces, the latest of them when the sandbox is long at work.
+        let piece = usize::try_from(self.world.rng.between(1, 40)).expect("a count");
+        let mut wait = Duration::ZERO;
+        for records in left.chunks(piece) {
+            let opened = Event::SpoolOpened {
+                records: records.to_vec(),
+                lost: Vec::new(),
+                unreadable: 0,
+            };
+            if wait.is_zero() && registers_first {
+                self.world.tell(opened);
+            } else {
+                self.world.after_running(wait, What::Tell(opened));
             }
+            wait += self.world.rng.ms(0, 3);
         }
         if !registers_first {
             self.world.tell(Event::Registered { invoke });
@@ -327,6 +334,9 @@ impl Lambda {
         }
         self.world.dies_after_actions = None;
         self.world.dies();
+        if !self.world.checks.ended() {
+            self.world.spool.crash();
+        }
         let last = self.calm_since.is_some();
         if last {
             self.nothing_is_left();
@@ -350,7 +360,7 @@ impl Lambda {
         let Some(since) = self.calm_since else {
             return false;
         };
-        let held = self.world.core.held_units();
+        let held = self.world.core.held_units() + self.world.core.ledger().on_disk;
         let waited = self.invocation - since;
         let lasts = self.world.time - self.calm_began;
         assert!(

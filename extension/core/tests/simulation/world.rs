@@ -1,11 +1,11 @@
 //! The world around the core: true time, the freezer, the queue of what is to come, and the performing of actions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use langfuse_extension_core::buffer::Batch;
+use langfuse_extension_core::buffer::{Batch, ItemId};
 use langfuse_extension_core::delivery::fact::Fact;
 use langfuse_extension_core::route::{Destination, Route};
 use langfuse_extension_core::time::Now;
@@ -86,6 +86,10 @@ pub(crate) struct World {
     pub(crate) dies_after_actions: Option<u64>,
     pub(crate) exports: u64,
     dead: bool,
+    /// Units that earlier processes left on disk and this one has not come across yet.
+    pub(crate) untold_units: u64,
+    /// Units of the records that were removed from disk in this step.
+    forgotten: Vec<u32>,
 }
 
 impl World {
@@ -122,6 +126,8 @@ impl World {
             dies_after_actions: None,
             exports: 0,
             dead: false,
+            untold_units: 0,
+            forgotten: Vec::new(),
             rng,
             nature,
         };
@@ -222,6 +228,10 @@ impl World {
         let was_timeout = matches!(event, Event::Timeout);
         self.checks.before(&event, now);
         self.judge(&event);
+        if let Event::SpoolOpened { records, .. } = &event {
+            let units = records.iter().map(|head| u64::from(head.units));
+            self.untold_units -= units.sum::<u64>();
+        }
         let doubled_before = self.core.ledger().maybe_doubled;
         let actions = self.core.handle(event, now);
         if was_timeout
@@ -231,7 +241,12 @@ impl World {
         {
             assert!(actions.is_empty(), "it slept although {actions:?} was due");
         }
-        let mut doubled = 0;
+        let (mut doubled, mut dropped) = (0, 0);
+        for action in &actions {
+            if let Action::Dropped { units, .. } = action {
+                dropped += units;
+            }
+        }
         for action in actions {
             if self.dies_now() {
                 self.dead = true;
@@ -242,6 +257,7 @@ impl World {
             doubled += self.perform(action);
         }
         assert_eq!(self.core.ledger().maybe_doubled - doubled_before, doubled);
+        self.nothing_vanished(dropped);
         self.checks.after(was_timeout, &self.core, now);
         self.spool_is_true();
         self.sleep(now);
@@ -329,7 +345,18 @@ impl World {
             }
             Action::MarkSent { ids } => self.spool.mark(&ids, true),
             Action::MarkUnsent { ids } => self.spool.mark(&ids, false),
-            Action::Forget { ids } => self.spool.forget(&ids),
+            Action::Forget { ids } => self.forget(&ids),
+            Action::Recover { id } => {
+                let latency = self.rng.ms(0, 3);
+                let damaged = self.rng.one_in(100);
+                let stored = self.spool.read(id).filter(|_| !damaged);
+                let answer = stored.map_or(Event::NotRecovered { id }, |stored| Event::Recovered {
+                    id,
+                    route: stored.route,
+                    payload: stored.load,
+                });
+                self.after_running(latency, What::Tell(answer));
+            }
             Action::RereadKeys => {
                 if self.rng.one_in(2) {
                     self.langfuse.configured_keys_valid = true;
@@ -342,6 +369,30 @@ impl World {
         0
     }
 
+    fn forget(&mut self, ids: &[ItemId]) {
+        for stored in self.spool.forget(ids) {
+            self.forgotten.extend(stored.load.units);
+        }
+    }
+
+    /// What is removed from disk is with Langfuse, or there in other records, or told as given up.
+    fn nothing_vanished(&mut self, dropped: u64) {
+        let forgotten = std::mem::take(&mut self.forgotten);
+        // What found no room on disk is in memory alone.
+        if forgotten.is_empty() || self.checks.not_stored {
+            return;
+        }
+        let there = self.spool.unit_ids();
+        let gone = forgotten.into_iter().collect::<BTreeSet<_>>();
+        let vanished = gone.difference(&there);
+        let vanished = vanished.filter(|unit| self.units[**unit as usize].stored_times == 0);
+        let vanished: Vec<_> = vanished.collect();
+        assert!(
+            vanished.len() as u64 <= dropped,
+            "{vanished:?} vanished, and {dropped} were told"
+        );
+    }
+
     fn export(&mut self, id: ExportId, batch: Batch<Load>) -> u64 {
         self.exports += 1;
         let mut again = 0;
@@ -349,7 +400,8 @@ impl World {
             let came_by = &self.nature.routes[item.payload.route];
             assert_eq!(*came_by, batch.route, "routes were mixed");
             if let Some(stored) = self.spool.get(item.id) {
-                assert!(stored.sent, "a byte left before the spool knew");
+                let known = stored.sends > item.history.ambiguous_sends;
+                assert!(known, "a byte left before the spool knew");
             }
             let units = item.payload.units.clone();
             again += units
@@ -446,9 +498,12 @@ impl World {
         if !self.nature.settings.spool {
             assert_eq!(self.spool.units(), 0);
         } else if self.checks.ended() {
-            assert_eq!(self.spool.units(), self.core.ledger().spooled);
+            let told = self.core.ledger().spooled;
+            assert_eq!(self.spool.units(), told + self.untold_units);
         } else if !self.checks.not_stored {
-            assert_eq!(self.spool.units(), self.core.held_units());
+            let books = self.core.ledger();
+            let told = self.core.held_units() + books.on_disk;
+            assert_eq!(self.spool.units(), told + self.untold_units);
         }
     }
 
@@ -457,14 +512,15 @@ impl World {
         for stored in self.spool.entries() {
             let sending = stored.load.units.clone().map(|unit| unit as usize);
             for unit in sending {
-                assert!(stored.sent || !self.units[unit].uncertain, "a mark is lost");
-                self.units[unit].uncertain |= stored.sent;
+                let sent = stored.sends > 0;
+                assert!(sent || !self.units[unit].uncertain, "a mark is lost");
+                self.units[unit].uncertain |= sent;
             }
         }
         for send in std::mem::take(&mut self.sends).into_values() {
             for item in send.batch.items {
                 if let Some(stored) = self.spool.get(item.id) {
-                    assert!(stored.sent, "a send is not marked");
+                    assert!(stored.sends > 0, "a send is not marked");
                 }
             }
         }
