@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use langfuse_extension_core::Core;
+use langfuse_extension_core::hold::{Holds, Why};
 use langfuse_extension_core::ledger::DropReason;
 use langfuse_extension_core::time::Now;
 use serde::Serialize;
@@ -54,6 +55,26 @@ pub struct Status {
     held_bytes: usize,
     langfuse_is_bad: bool,
     end_of_invocation_is_told: bool,
+    /// Why sandboxes were held after the end of work.
+    held_by_reason: BTreeMap<&'static str, Held>,
+}
+
+/// What one reason to hold the sandbox amounted to.
+#[derive(Debug, Serialize)]
+struct Held {
+    ms: u64,
+    /// Invocations that it held last, and so released. `none`: those that were not held at all.
+    invocations: u64,
+}
+
+fn held_by_reason(holds: &Holds) -> BTreeMap<&'static str, Held> {
+    let held = |why| Held {
+        ms: holds.held(why).as_millis().try_into().unwrap_or(u64::MAX),
+        invocations: holds.releases(why),
+    };
+    let all = Why::ALL.into_iter().map(|why| (why.name(), held(why)));
+    all.filter(|(_, held)| held.ms > 0 || held.invocations > 0)
+        .collect()
 }
 
 /// Requests that were not taken for one reason.
@@ -151,6 +172,7 @@ impl Report {
             held_bytes: core.held_bytes(),
             langfuse_is_bad: core.langfuse_is_bad(now),
             end_of_invocation_is_told: core.is_told(),
+            held_by_reason: held_by_reason(core.holds()),
         }
     }
 
@@ -161,6 +183,7 @@ impl Report {
         let dropped_by_reason =
             serde_json::to_string(&status.dropped_by_reason).unwrap_or_default();
         let refused_by_reason = serde_json::to_string(&status.refused).unwrap_or_default();
+        let held_by_reason = serde_json::to_string(&status.held_by_reason).unwrap_or_default();
         tracing::info!(
             reason,
             invocations = status.invocations,
@@ -176,6 +199,7 @@ impl Report {
             maybe_doubled = status.maybe_doubled,
             requests = status.requests,
             probes = status.probes,
+            held_by_reason,
             "langfuse-extension report"
         );
     }

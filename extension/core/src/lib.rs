@@ -10,20 +10,23 @@
 //!   └───────────┘ put back└──────────────┘   Exported / Probed
 //!         ▲                      ▲
 //!         └────── lifecycle ─────┘   Invoke, RuntimeDone, Shutdown  ──▶  Next, Exit
-//!                 end of work, strategy
+//!                 hold: work, late spans, strategy
 //! ```
 //!
 //! *Receive*: what a client hands over is acknowledged from memory ([`buffer`]), grouped by [`route`].
 //! *Export*: [`delivery`] says whether Langfuse may be sent anything now, and what an answer means.
-//! *Lifecycle*: [`lifecycle`] decides when the sandbox is released ([`Action::Next`]), with [`end_of_work`] watching
-//! for the end of the invocation and [`strategy`] choosing between holding and overlapping.
+//! *Lifecycle*: [`lifecycle`] lives through the phases and releases the sandbox ([`Action::Next`]) when [`hold`] knows no
+//! reason to keep it. [`work`] watches for the end of the invocation, with [`telemetry`]'s word and [`deadline`]'s limits;
+//! [`late_spans`] learns what comes after it; [`strategy`] chooses between holding and overlapping.
 //!
 //! One loop in the extension feeds [`Core::handle`] an [`Event`] with what both clocks read ([`time::Now`]) and performs
 //! the [`Action`]s it gets back, in order; when nothing happens for [`Core::wake_in`], it sends [`Event::Timeout`].
 
 pub mod buffer;
+pub mod deadline;
 pub mod delivery;
-pub mod end_of_work;
+pub mod hold;
+pub mod late_spans;
 pub mod ledger;
 pub mod lifecycle;
 pub mod memory;
@@ -32,8 +35,10 @@ pub mod recovery;
 pub mod refusals;
 pub mod route;
 pub mod strategy;
+pub mod telemetry;
 pub mod time;
 pub mod traces;
+pub mod work;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use crate::buffer::{FIRST_ACCEPTED, ItemId, Payload};
+use crate::deadline::{self, FunctionTimeout};
 use crate::delivery::fact::Fact;
-use crate::end_of_work::EndOfWork;
+use crate::hold::{End, Hold, Holds, Situation, Why};
+use crate::late_spans::LateSpans;
 use crate::ledger::Ledger;
 use crate::pipeline::{Due, PROBE_TIMEOUT, Patience, Pipeline};
 use crate::strategy::{Density, Strategy};
 use crate::time::{Now, Timer};
+use crate::work::Work;
 use crate::{Action, Event, Settings};
 
 /// A gap between two events that is long enough for a pooled connection to have died in it.
 pub const CONNECTION_IDLE_LIMIT: Duration = Duration::from_secs(1);
-
-/// What SHUTDOWN leaves for the report and the exit itself.
-pub const EXIT_MARGIN: Duration = Duration::from_millis(150);
 
 /// Data age from which data is sent beside a handler that nobody will wait for, and under Lambda Managed Instances,
 /// where nothing tells when an invocation ends.
@@ -30,14 +30,8 @@ enum Phase {
     Registered,
     /// The next event is asked for: the sandbox may be frozen at any moment, or the handler still runs.
     Idle,
-    /// An invocation is under way and the sandbox is ours until we let go.
-    Invoking { release_by: Timer },
-    /// The work is over; the sandbox is held until everything is sent.
-    Flushing {
-        since: Now,
-        release_by: Timer,
-        hold: bool,
-    },
+    /// An invocation is under way and the sandbox is ours until we let go. `paid`: it was held for what is unsent.
+    Invoking { release_by: Timer, paid: bool },
     /// The sandbox ends.
     ShuttingDown { exit_by: Timer, receive_by: Timer },
     /// We ended.
@@ -49,7 +43,9 @@ enum Phase {
 pub struct Core<P> {
     settings: Settings,
     phase: Phase,
-    end_of_work: EndOfWork,
+    work: Work,
+    late_spans: LateSpans,
+    timeout: FunctionTimeout,
     density: Density,
     pipeline: Pipeline<P>,
     /// Whether INVOKE events come at all.
@@ -59,6 +55,11 @@ pub struct Core<P> {
     last_event_at: Now,
     /// When the sandbox was last released.
     idle_since: Now,
+    /// Whether what comes belongs to an invocation that we have not been told of yet.
+    between_invocations: bool,
+    /// Why the sandbox is held since the latest event.
+    why: Why,
+    holds: Holds,
     thawed_at: Now,
 }
 
@@ -67,13 +68,18 @@ impl<P: Payload> Core<P> {
     pub fn new(settings: Settings, now: Now) -> Self {
         Self {
             phase: Phase::Starting,
-            end_of_work: EndOfWork::new(settings.grace_limit),
+            work: Work::new(settings.grace_limit, now),
+            late_spans: LateSpans::new(settings.grace_limit),
+            timeout: FunctionTimeout::default(),
             density: Density::default(),
             pipeline: Pipeline::new(settings.clone()),
             invoked: true,
             backlog_before: FIRST_ACCEPTED,
             last_event_at: now,
             idle_since: now,
+            between_invocations: true,
+            why: Why::None,
+            holds: Holds::default(),
             thawed_at: now,
             settings,
         }
@@ -84,6 +90,11 @@ impl<P: Payload> Core<P> {
     pub fn handle(&mut self, event: Event<P>, now: Now) -> Vec<Action<P>> {
         if matches!(self.phase, Phase::Exited) {
             return Vec::new();
+        }
+        // Until the end is told nobody knows from when on the sandbox is held.
+        if self.why != Why::Telemetry {
+            let held = now.awake_since(self.last_event_at);
+            self.holds.add(self.why, held);
         }
         let mut actions = self.notice_gap(&event, now);
         self.take_in(event, now);
@@ -120,23 +131,26 @@ impl<P: Payload> Core<P> {
                 request_id,
                 deadline_epoch_ms,
             } => self.invoke(request_id, deadline_epoch_ms, now),
-            Event::TelemetrySpeaks => self.end_of_work.telemetry_speaks(),
-            Event::RuntimeDone { request_id, .. } | Event::Reported { request_id, .. } => {
-                self.end_of_work.runtime_done(request_id, now);
+            Event::TelemetrySpeaks => self.work.telemetry_spoke(),
+            Event::RuntimeDone { request_id, at } | Event::Reported { request_id, at } => {
+                self.end_told(request_id, at, now);
             }
-            Event::Restored { seed } => self.pipeline.delivery().reseed(seed),
-            Event::RequestOpened => self.end_of_work.request_opened(now),
+            Event::Restored { seed } => self.restored(seed, now),
+            Event::RequestOpened => {
+                let quiet_since = self.quiet_since_end();
+                self.late_spans.request_opened(quiet_since, now);
+                self.work.request_opened(now);
+            }
             Event::Accepted {
                 route,
                 payload,
                 facts,
             } => {
-                let released =
-                    matches!(self.phase, Phase::Idle) && !self.end_of_work.may_be_running();
-                self.end_of_work.arrived(&facts, released, now);
+                self.late_spans.arrived(&facts, now);
+                self.work.data_came(now);
                 self.pipeline.accept(&route, payload, now);
             }
-            Event::RequestClosed => self.end_of_work.request_closed(now),
+            Event::RequestClosed => self.work.request_closed(now),
             Event::Refused { reason, bytes } => self.pipeline.refused_client(reason, bytes),
             Event::NotStored { id } => self.pipeline.not_stored(id),
             Event::PassedThrough { fact } => {
@@ -179,51 +193,81 @@ impl<P: Payload> Core<P> {
             return;
         }
         self.density.invoked(now);
-        self.end_of_work.invoked(request_id, now);
+        if !self.between_invocations {
+            self.late_spans.next_invocation(None, false);
+        }
+        self.between_invocations = false;
+        // It began after the release.
+        let late = now.awake_since(self.idle_since);
+        self.work.invoked(request_id, now);
         self.backlog_before = self.pipeline.next_item();
-        let release_by = Timer::deadline(deadline_epoch_ms, self.settings.deadline_margin, now);
-        self.phase = Phase::Invoking { release_by };
+        let left = self.timeout.left(deadline_epoch_ms, late, now);
+        let release_by = Timer::new(now, left.saturating_sub(self.settings.deadline_margin));
+        self.phase = Phase::Invoking {
+            release_by,
+            paid: false,
+        };
+    }
+
+    fn end_told(&mut self, request_id: String, at: Option<Duration>, now: Now) {
+        if !self.work.end_told(request_id, at, now) {
+            return;
+        }
+        let Some(ended_at) = self.work.told_at() else {
+            return;
+        };
+        self.timeout
+            .lasted(ended_at.awake_since(self.work.invoked_at()));
+        match self.phase {
+            Phase::Invoking { .. } => {
+                self.holds.add(Why::Telemetry, now.awake_since(ended_at));
+            }
+            Phase::Idle if !self.between_invocations => {
+                self.density.released(now);
+                let stamped_at = self.work.stamped_at();
+                self.late_spans.next_invocation(stamped_at, false);
+                self.between_invocations = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// What this sandbox is now was learned by other clocks, and of other invocations.
+    fn restored(&mut self, seed: u64, now: Now) {
+        self.pipeline.delivery().reseed(seed);
+        self.density = Density::default();
+        self.timeout.restored();
+        if matches!(self.phase, Phase::Idle) {
+            self.late_spans.restored();
+            self.between_invocations = true;
+            self.idle_since = now;
+        }
     }
 
     fn shutdown(&mut self, deadline_epoch_ms: u64, now: Now) {
-        let exit_by = Timer::deadline(deadline_epoch_ms, EXIT_MARGIN, now)
-            .or_sooner(Timer::new(now, LONGEST_SHUTDOWN), now);
-        let receive_by = Timer::new(now, self.settings.grace_limit);
         if !matches!(self.phase, Phase::ShuttingDown { .. }) {
+            self.why = Why::None;
             self.pipeline.delivery().last_chance(now);
             self.phase = Phase::ShuttingDown {
-                exit_by,
-                receive_by,
+                exit_by: Timer::new(now, deadline::exit_in(deadline_epoch_ms, now)),
+                receive_by: Timer::new(now, self.settings.grace_limit),
             };
         }
     }
 
     /// Moves on as far as possible. Returns the action that ends this phase, if it ends.
     fn advance(&mut self, now: Now) -> Option<Action<P>> {
-        if let Phase::Invoking { release_by } = self.phase
-            && self.work_is_over(release_by, now)
-        {
-            self.begin_flush(release_by, now);
-        }
         self.pipeline.abort_overdue(&self.patience(), now);
+        if matches!(self.phase, Phase::Invoking { .. }) {
+            self.guess_end(now);
+        }
         self.pipeline.pump(self.due(now), now);
         if matches!(self.phase, Phase::ShuttingDown { .. }) && !self.pipeline.is_bad(now) {
             self.pipeline.read_back();
         }
         match self.phase {
             Phase::Registered => Some(self.release(now)),
-            Phase::Flushing {
-                since,
-                release_by,
-                hold,
-            } if !self.worth_holding(release_by, hold, now) => {
-                if hold && !self.pipeline.is_settled() {
-                    let since = self.end_of_work.ended_at().unwrap_or(since);
-                    self.pipeline.held_in_vain(now.since(since), now);
-                }
-                self.end_of_work.released();
-                Some(self.release(now))
-            }
+            Phase::Invoking { release_by, paid } => self.hold_on(release_by, paid, now),
             Phase::ShuttingDown {
                 exit_by,
                 receive_by,
@@ -236,74 +280,115 @@ impl<P: Payload> Core<P> {
         }
     }
 
+    fn guess_end(&mut self, now: Now) {
+        let quiet_since = self.work.last_activity();
+        if self.work.guess_end(now) {
+            self.holds.add(Why::Telemetry, now.awake_since(quiet_since));
+        }
+    }
+
+    /// Holds the sandbox for as long as there is a reason.
+    fn hold_on(&mut self, release_by: Timer, paid: bool, now: Now) -> Option<Action<P>> {
+        let Hold { why, .. } = self.hold(release_by, now);
+        if why == Why::None {
+            return Some(self.let_go(release_by, paid, now));
+        }
+        self.why = why;
+        let paid = paid || matches!(why, Why::Unsent | Why::Probing);
+        self.phase = Phase::Invoking { release_by, paid };
+        None
+    }
+
+    fn let_go(&mut self, release_by: Timer, paid: bool, now: Now) -> Action<P> {
+        if release_by.is_over(now) {
+            self.work.deadline_came();
+        }
+        if let Some(ended_at) = self.work.ended_at() {
+            if paid && !self.pipeline.is_settled() {
+                self.pipeline.held_in_vain(now.since(ended_at), now);
+            }
+            let in_vain = self.work.told_at().is_some() && self.grace_left(now).is_zero();
+            let stamped_at = self.work.stamped_at();
+            self.late_spans.next_invocation(stamped_at, in_vain);
+            self.between_invocations = true;
+        }
+        self.holds.released(self.why);
+        self.work.released();
+        self.release(now)
+    }
+
     /// Asks for the next event. Nothing else does.
     fn release(&mut self, now: Now) -> Action<P> {
         self.density.released(now);
         self.idle_since = now;
+        self.why = Why::None;
         self.phase = Phase::Idle;
         // The handler may go on; what is sent beside it is due from now on.
         self.pipeline.pump(self.due(now), now);
         Action::Next
     }
 
-    fn work_is_over(&self, release_by: Timer, now: Now) -> bool {
-        self.settings.strategy == Strategy::Background
-            || self.latest_release(release_by, now).is_over(now)
-            || self.end_of_work.over_in(now) == Some(Duration::ZERO)
+    fn hold(&self, release_by: Timer, now: Now) -> Hold {
+        let ended_at = self.work.ended_at();
+        let ended = ended_at.map_or(Duration::ZERO, |at| now.since(at));
+        let deadline = release_by.left(now);
+        let budget = self.pipeline.budget(now);
+        let within = budget.saturating_sub(ended).min(deadline);
+        Hold::of(&Situation {
+            strategy: self.settings.strategy,
+            deadline,
+            end: match ended_at {
+                Some(_) => End::Ago(ended),
+                None => End::Outstanding(self.work.end_comes_in(now)),
+            },
+            budget,
+            hope: self.pipeline.hope(within, now),
+            open_request: self.work.open_request_left(now),
+            grace: self.grace_left(now),
+            overlaps: self.overlaps(now),
+            nothing_more_is_expected: self.late_spans.nothing_more_is_expected(),
+        })
     }
 
-    fn begin_flush(&mut self, deadline: Timer, now: Now) {
-        if deadline.is_over(now) {
-            self.end_of_work.not_told();
-        }
-        let release_by = Timer::new(now, self.pipeline.budget(now))
-            .or_sooner(self.latest_release(deadline, now), now);
-        let left = release_by.left(now);
-        self.phase = Phase::Flushing {
-            since: now,
-            release_by,
-            hold: !left.is_zero() && self.holds(now) && self.pipeline.has_hope(left, now),
-        };
+    /// What is left of the wait for late spans. A quiet by which an end was guessed was one.
+    fn grace_left(&self, now: Now) -> Duration {
+        let since = self.quiet_since_end();
+        since.map_or(Duration::ZERO, |since| {
+            self.late_spans.grace_left(since, now)
+        })
     }
 
-    /// The flush budget counts from the end of work and never reaches past the deadline's margin.
-    fn latest_release(&self, deadline: Timer, now: Now) -> Timer {
-        match self.end_of_work.ended_at() {
-            Some(ended_at) => {
-                Timer::new(ended_at, self.settings.flush_budget).or_sooner(deadline, now)
-            }
-            None => deadline,
-        }
-    }
-
-    fn worth_holding(&self, release_by: Timer, hold: bool, now: Now) -> bool {
-        let left = release_by.left(now);
-        let more_comes = self.end_of_work.over_in(now) != Some(Duration::ZERO);
-        hold && !left.is_zero() && (more_comes || self.pipeline.has_hope(left, now))
+    /// Since when nothing was heard after the work was done, if the platform told so and the sandbox is still held.
+    fn quiet_since_end(&self) -> Option<Now> {
+        let held = matches!(self.phase, Phase::Invoking { .. });
+        let ended_at = self.work.told_at().filter(|_| held)?;
+        let heard_at = self.work.last_activity();
+        Some(if ended_at.is_before(heard_at) {
+            heard_at
+        } else {
+            ended_at
+        })
     }
 
     /// At SHUTDOWN the runtime is gone: a request that it began ends soon, if it ends.
     fn worth_staying(&self, exit_by: Timer, receive_by: Timer, now: Now) -> bool {
         let left = exit_by.left(now);
-        let receiving = self.end_of_work.is_receiving() && !receive_by.is_over(now);
+        let receiving = self.work.is_receiving() && !receive_by.is_over(now);
         let busy = receiving || self.pipeline.is_reading_back();
         !left.is_zero() && (busy || self.pipeline.has_hope(left, now))
     }
 
-    /// Whether the strategy holds for what is waiting now. In dense traffic only for what would get too old.
-    fn holds(&self, now: Now) -> bool {
-        match self.settings.strategy {
-            Strategy::Background => false,
-            Strategy::End => true,
-            Strategy::Adaptive => {
-                let age = self
-                    .pipeline
-                    .oldest()
-                    .map_or(Duration::ZERO, |oldest| now.since(oldest));
-                let next = self.density.next_invocation_in().unwrap_or_default();
-                !self.is_dense() || age.saturating_add(next) >= self.settings.max_data_age
-            }
-        }
+    /// Whether what is waiting may wait for the next invocation: in dense traffic, until it would get too old.
+    fn overlaps(&self, now: Now) -> bool {
+        self.is_dense() && self.overlaps_for(now).is_none_or(|left| !left.is_zero())
+    }
+
+    /// How long what is waiting may wait for the next invocation. `None`: nothing is waiting.
+    fn overlaps_for(&self, now: Now) -> Option<Duration> {
+        let next = self.density.next_invocation_in().unwrap_or_default();
+        let oldest = self.pipeline.oldest()?;
+        let most = self.settings.max_data_age.saturating_sub(next);
+        Some(Timer::new(oldest, most).left(now))
     }
 
     /// Whether the next invocation will come so soon that data may wait for it, and for a request beside its handler.
@@ -315,21 +400,34 @@ impl<P: Payload> Core<P> {
 
     fn due(&self, now: Now) -> Due {
         match self.phase {
-            Phase::ShuttingDown { .. } | Phase::Flushing { hold: true, .. } => Due::Everything,
-            Phase::Invoking { .. } if self.end_of_work.nothing_is_missing() && self.holds(now) => {
+            Phase::ShuttingDown { .. } => Due::Everything,
+            Phase::Invoking { release_by, .. } => self.due_in_invocation(release_by, now),
+            Phase::Idle if !self.invoked || self.work.may_be_running() => self.ripe(UNATTENDED_AGE),
+            // Nothing is begun that a freeze would cut.
+            Phase::Starting | Phase::Registered | Phase::Idle | Phase::Exited => Due::Nothing,
+        }
+    }
+
+    fn due_in_invocation(&self, release_by: Timer, now: Now) -> Due {
+        let whole = self.late_spans.nothing_is_missing();
+        match self.hold(release_by, now).why {
+            // About to be released.
+            Why::None if self.work.ended_at().is_some() => Due::Nothing,
+            _ if self.overlaps(now) => self.ripe(self.settings.max_data_age),
+            Why::Unsent | Why::Probing => Due::Everything,
+            Why::OpenRequest | Why::TornTrace if whole || self.grace_left(now).is_zero() => {
                 Due::Everything
             }
-            Phase::Invoking { .. } => self.ripe(self.settings.max_data_age),
-            Phase::Idle if !self.invoked || self.end_of_work.may_be_running() => {
-                self.ripe(UNATTENDED_AGE)
-            }
-            // Nothing is begun that a freeze would cut.
-            Phase::Starting
-            | Phase::Registered
-            | Phase::Flushing { .. }
-            | Phase::Idle
-            | Phase::Exited => Due::Nothing,
+            // What the handler handed over last time is here: the sending need not wait for the word that it ended.
+            Why::Telemetry if self.all_came_early(now) => Due::Everything,
+            _ => self.ripe(self.settings.max_data_age),
         }
+    }
+
+    fn all_came_early(&self, now: Now) -> bool {
+        self.late_spans.nothing_more_is_expected()
+            && !self.work.is_receiving()
+            && !self.pipeline.budget(now).is_zero()
     }
 
     /// What is left of earlier invocations goes at once; in dense traffic it waits to share a request with later ones,
@@ -383,20 +481,21 @@ impl<P: Payload> Core<P> {
         let (limit, over) = match self.phase {
             Phase::Starting | Phase::Registered | Phase::Exited => return None,
             Phase::Idle => (None, None),
-            Phase::Invoking { release_by } => (
-                Some(self.latest_release(release_by, now).left(now)),
-                self.end_of_work.over_in(now),
+            Phase::Invoking { release_by, .. } => (
+                Some(self.hold(release_by, now).left),
+                Some(self.grace_left(now)),
             ),
-            Phase::Flushing { release_by, .. } => {
-                (Some(release_by.left(now)), self.end_of_work.over_in(now))
-            }
             Phase::ShuttingDown {
                 exit_by,
                 receive_by,
             } => (Some(exit_by.left(now)), Some(receive_by.left(now))),
         };
         let pipeline = self.pipeline.wake_in(self.due(now), &self.patience(), now);
-        let waits = [limit, over, pipeline].into_iter().flatten();
+        let overlaps = matches!(self.phase, Phase::Invoking { .. })
+            .then(|| self.overlaps_for(now))
+            .flatten()
+            .filter(|_| self.is_dense());
+        let waits = [limit, over, overlaps, pipeline].into_iter().flatten();
         waits.filter(|wait| !wait.is_zero()).min()
     }
 
@@ -422,7 +521,12 @@ impl<P: Payload> Core<P> {
 
     /// Whether the end of an invocation is told by the Telemetry API rather than guessed.
     pub fn is_told(&self) -> bool {
-        self.end_of_work.is_told()
+        self.work.is_told()
+    }
+
+    /// For how long sandboxes were held, and why.
+    pub fn holds(&self) -> &Holds {
+        &self.holds
     }
 }
 
@@ -432,7 +536,3 @@ const LAST_REQUEST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The same for a probe.
 const LAST_PROBE_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Lambda gives extensions two seconds at SHUTDOWN; a deadline further away is not Lambda's.
-/// <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-extensions-api.html>
-const LONGEST_SHUTDOWN: Duration = Duration::from_secs(2);

@@ -12,6 +12,7 @@ use crate::buffer::{
     Batch, Buffer, FIRST_ACCEPTED, History, Item, ItemId, Lane, NotAdmitted, Payload, units_of,
 };
 use crate::delivery::{Delivery, Permit};
+use crate::hold::Hope;
 use crate::ledger::{DropReason, Ledger};
 use crate::recovery::{Head, Lost, MAX_CRASHES, MAX_SPOOL_AGE, Recovery};
 use crate::refusals::Reason;
@@ -73,6 +74,8 @@ pub struct Pipeline<P> {
     recovery: Recovery,
     /// Requests delivered, by [`crate::route::Door`].
     deliveries: [u64; 4],
+    /// Where the latest data goes: what comes next is likely to go there too.
+    latest_route: Option<Arc<Route>>,
     next_item: u64,
     next_export: u64,
     /// Learned from 413 answers; some proxies take less than Langfuse.
@@ -112,6 +115,7 @@ impl<P: Payload> Pipeline<P> {
             ledger: Ledger::default(),
             recovery: Recovery::default(),
             deliveries: [0; 4],
+            latest_route: None,
             next_item: FIRST_ACCEPTED.0,
             next_export: 0,
             request_limit_bytes: usize::MAX,
@@ -129,6 +133,7 @@ impl<P: Payload> Pipeline<P> {
     /// A client's data has come.
     pub fn accept(&mut self, route: &Arc<Route>, payload: P, now: Now) {
         self.ledger.accepted += u64::from(payload.units());
+        self.latest_route = Some(Arc::clone(route));
         let item = self.new_item(payload, History::default(), now);
         if !self.settings.enabled {
             self.give_up(
@@ -367,6 +372,32 @@ impl<P: Payload> Pipeline<P> {
         !self.in_flight.is_empty()
             || !self.cutting.is_empty()
             || self.buffer.lanes().any(may_be_sent)
+    }
+
+    /// What may be had of Langfuse within this time.
+    pub fn hope(&self, within: Duration, now: Now) -> Hope {
+        if within.is_zero() {
+            return Hope::None;
+        }
+        if self.is_settled() {
+            let latest = self.latest_route.as_ref();
+            let permit = latest.map(|route| self.delivery.permit(route, now));
+            return match permit {
+                Some(Permit::Wait(left)) if left >= within => Hope::None,
+                _ => Hope::Idle,
+            };
+        }
+        let may_go = |lane: &Lane<P>| {
+            let permit = self.delivery.permit(lane.route(), now);
+            matches!(permit, Permit::Send | Permit::Keys)
+        };
+        if !self.has_hope(within, now) {
+            Hope::None
+        } else if !self.in_flight.is_empty() || self.buffer.lanes().any(may_go) {
+            Hope::Unsent
+        } else {
+            Hope::Probe
+        }
     }
 
     /// What of the flush budget a hold may still take.

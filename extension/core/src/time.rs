@@ -27,6 +27,20 @@ impl Now {
         self.mono.saturating_sub(earlier.mono)
     }
 
+    /// The moment that lies `by` before this one, in which the sandbox was awake.
+    #[must_use]
+    pub fn before(self, by: Duration) -> Self {
+        Self {
+            mono: self.mono.saturating_sub(by),
+            wall: self.wall.saturating_sub(by),
+        }
+    }
+
+    /// Whether this lies before `other`, by the clock that nobody sets.
+    pub fn is_before(self, other: Self) -> bool {
+        self.mono < other.mono
+    }
+
     /// For how long the sandbox was frozen since `earlier`, as far as the clocks can tell.
     pub fn frozen_since(self, earlier: Self) -> Duration {
         self.wall
@@ -48,15 +62,6 @@ impl Timer {
         Self { from, after }
     }
 
-    /// The moment the platform names in `deadlineMs` (milliseconds since the Unix epoch), brought `margin` forward.
-    ///
-    /// A deadline in the past is over at once. One further away than Lambda's longest timeout is no deadline that
-    /// Lambda sets, and is cut to that timeout; other limits will end the wait long before.
-    pub fn deadline(epoch_ms: u64, margin: Duration, now: Now) -> Self {
-        let left = Duration::from_millis(epoch_ms).saturating_sub(now.wall);
-        Self::new(now, left.min(LONGEST_TIMEOUT).saturating_sub(margin))
-    }
-
     /// What is left of it; zero once it is over.
     pub fn left(self, now: Now) -> Duration {
         self.after.saturating_sub(now.since(self.from))
@@ -66,21 +71,7 @@ impl Timer {
     pub fn is_over(self, now: Now) -> bool {
         self.left(now).is_zero()
     }
-
-    /// Whichever of the two is over first.
-    #[must_use]
-    pub fn or_sooner(self, other: Self, now: Now) -> Self {
-        if other.left(now) < self.left(now) {
-            other
-        } else {
-            self
-        }
-    }
 }
-
-/// The longest function timeout that Lambda offers.
-/// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
-const LONGEST_TIMEOUT: Duration = Duration::from_mins(15);
 
 #[cfg(test)]
 mod tests {
@@ -111,20 +102,5 @@ mod tests {
     fn frozen_is_what_only_the_wall_clock_saw() {
         assert_eq!(at(10, 5_010).frozen_since(at(0, 0)), Duration::from_secs(5));
         assert_eq!(at(10, 0).frozen_since(at(0, 99)), Duration::ZERO);
-    }
-
-    #[test]
-    fn absurd_deadlines_do_no_harm() {
-        let now = at(0, 1_000_000);
-        assert!(Timer::deadline(5, Duration::ZERO, now).is_over(now));
-        let far = Timer::deadline(u64::MAX, Duration::from_millis(200), now);
-        assert_eq!(far.left(now) + Duration::from_millis(200), LONGEST_TIMEOUT);
-    }
-
-    #[test]
-    fn the_margin_is_taken_off_the_deadline() {
-        let now = at(0, 1_000);
-        let deadline = Timer::deadline(4_000, Duration::from_millis(200), now);
-        assert_eq!(deadline.left(now), Duration::from_millis(2_800));
     }
 }

@@ -74,19 +74,24 @@ struct Trace {
 }
 
 impl Traces {
-    /// Takes in what arrived. Returns whether some of it belongs to a trace that an earlier invocation left torn.
-    pub fn arrived(&mut self, facts: &[SpanFact]) -> bool {
-        let mut belated = false;
-        for fact in facts {
-            belated |= self.left_torn.contains(&u128::from_be_bytes(fact.trace_id));
-            if self.tracked == MAX_TRACKED_SPANS {
-                self.overflowed = true;
-                break;
-            }
+    /// Takes in a span of this invocation.
+    pub fn add(&mut self, fact: &SpanFact) {
+        if self.tracked == MAX_TRACKED_SPANS {
+            self.overflowed = true;
+        } else {
             self.tracked += 1;
-            self.add(fact);
+            self.track(fact);
         }
-        belated
+    }
+
+    /// Whether other spans of its trace came in this invocation.
+    pub fn knows(&self, fact: &SpanFact) -> bool {
+        self.open.contains_key(&u128::from_be_bytes(fact.trace_id))
+    }
+
+    /// Whether it belongs to a trace that the last invocation left torn.
+    pub fn was_left_torn(&self, fact: &SpanFact) -> bool {
+        self.left_torn.contains(&u128::from_be_bytes(fact.trace_id))
     }
 
     /// What is known by now.
@@ -113,7 +118,7 @@ impl Traces {
         };
     }
 
-    fn add(&mut self, fact: &SpanFact) {
+    fn track(&mut self, fact: &SpanFact) {
         let trace = self
             .open
             .entry(u128::from_be_bytes(fact.trace_id))
@@ -153,47 +158,49 @@ mod tests {
     #[test]
     fn a_child_whose_local_parent_is_missing_tears_the_trace_until_it_comes() {
         let mut traces = Traces::default();
-        traces.arrived(&[span(2, Parent::Local([1; 8]))]);
+        traces.add(&span(2, Parent::Local([1; 8])));
         assert_eq!(traces.completeness(), Completeness::Torn);
-        traces.arrived(&[span(1, Parent::None)]);
+        traces.add(&span(1, Parent::None));
         assert_eq!(traces.completeness(), Completeness::Whole);
     }
 
     #[test]
     fn a_remote_parent_is_not_waited_for() {
         let mut traces = Traces::default();
-        traces.arrived(&[span(2, Parent::Remote)]);
+        traces.add(&span(2, Parent::Remote));
         assert_eq!(traces.completeness(), Completeness::Whole);
     }
 
     #[test]
     fn an_sdk_that_does_not_say_leaves_it_unknown() {
         let mut traces = Traces::default();
-        traces.arrived(&[span(2, Parent::Unknown([1; 8]))]);
+        traces.add(&span(2, Parent::Unknown([1; 8])));
         assert_eq!(traces.completeness(), Completeness::Unknown);
     }
 
     #[test]
     fn an_sdk_that_does_not_say_is_understood_where_the_parent_is_here() {
         let mut traces = Traces::default();
-        traces.arrived(&[span(1, Parent::None), span(2, Parent::Unknown([1; 8]))]);
+        traces.add(&span(1, Parent::None));
+        traces.add(&span(2, Parent::Unknown([1; 8])));
         assert_eq!(traces.completeness(), Completeness::Whole);
     }
 
     #[test]
     fn what_completes_an_earlier_invocation_is_recognised() {
         let mut traces = Traces::default();
-        traces.arrived(&[span(2, Parent::Local([1; 8]))]);
+        traces.add(&span(2, Parent::Local([1; 8])));
         traces.next_invocation();
         assert_eq!(traces.completeness(), Completeness::Unknown);
-        assert!(traces.arrived(&[span(1, Parent::None)]));
+        assert!(traces.was_left_torn(&span(1, Parent::None)));
+        assert!(!traces.knows(&span(1, Parent::None)));
     }
 
     #[test]
     fn tracking_ends_at_its_limit_and_then_claims_nothing() {
         let mut traces = Traces::default();
         for _ in 0..=MAX_TRACKED_SPANS {
-            traces.arrived(&[span(1, Parent::None)]);
+            traces.add(&span(1, Parent::None));
         }
         assert_eq!(traces.completeness(), Completeness::Unknown);
         assert_eq!(traces.tracked, MAX_TRACKED_SPANS);

@@ -19,10 +19,10 @@ fn with_room_for(items: usize, bytes: usize) -> Sandbox {
 #[test]
 fn a_full_buffer_lets_the_oldest_go() {
     let mut sandbox = with_room_for(2, 100);
-    sandbox.post("first");
-    sandbox.post("second");
+    sandbox.post_part("first");
+    sandbox.post_part("second");
     assert_eq!(sandbox.dropped(DropReason::BufferFull), 0);
-    sandbox.post("third");
+    sandbox.post_part("third");
     assert_eq!(sandbox.dropped(DropReason::BufferFull), 1);
     sandbox.runtime_done("r1");
     sandbox.pass_ms(300);
@@ -32,10 +32,10 @@ fn a_full_buffer_lets_the_oldest_go() {
 #[test]
 fn the_oldest_of_all_routes_goes_first() {
     let mut sandbox = with_room_for(2, 100);
-    sandbox.post("first");
-    sandbox.post_to(&route(Door::TracesJson, "a"), body("second"));
-    sandbox.post("third");
-    sandbox.post("fourth");
+    sandbox.post_part("first");
+    sandbox.post_part_to(&route(Door::TracesJson, "a"), body("second"));
+    sandbox.post_part("third");
+    sandbox.post_part("fourth");
     sandbox.runtime_done("r1");
     sandbox.pass_ms(300);
     assert_eq!(sandbox.sending(), ["third", "fourth"]);
@@ -78,12 +78,12 @@ fn so_many_routes_may_wait_and_no_more() {
     let mut sandbox = Sandbox::new(Settings::default());
     sandbox.invoke("r1");
     for n in 0..MAX_ROUTES {
-        sandbox.post_to(&route(Door::TracesJson, &n.to_string()), body("a"));
+        sandbox.post_part_to(&route(Door::TracesJson, &n.to_string()), body("a"));
     }
     assert_eq!(sandbox.core.ledger().dropped.total(), 0);
-    sandbox.post_to(&route(Door::TracesJson, "one more"), body("a"));
+    sandbox.post_part_to(&route(Door::TracesJson, "one more"), body("a"));
     assert_eq!(sandbox.dropped(DropReason::TooManyRoutes), 1);
-    sandbox.post_to(&route(Door::TracesJson, "0"), body("b"));
+    sandbox.post_part_to(&route(Door::TracesJson, "0"), body("b"));
     assert_eq!(sandbox.dropped(DropReason::TooManyRoutes), 1);
 }
 
@@ -130,10 +130,11 @@ fn twenty_thousand_tiny_items_go_through_an_outage() {
 fn every_byte_is_charged_until_its_item_is_done_with() {
     let mut sandbox = Sandbox::new(Settings::default());
     sandbox.invoke("r1");
-    sandbox.post("a");
-    sandbox.post("b");
+    sandbox.post_part("a");
+    sandbox.post_part("b");
     assert_eq!(sandbox.core.held_bytes(), 2 * (100 + ITEM_OVERHEAD_BYTES));
     sandbox.runtime_done("r1");
+    sandbox.pass_ms(300);
     assert_eq!(sandbox.core.held_bytes(), 2 * (100 + ITEM_OVERHEAD_BYTES));
     sandbox.answer(WELL);
     assert_eq!(sandbox.core.held_bytes(), 0);

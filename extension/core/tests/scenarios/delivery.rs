@@ -147,7 +147,7 @@ fn requests_are_not_made_smaller_than_the_smallest_limit() {
     sandbox.invoke_for_ms("r2", 900_000);
     let third = SMALLEST_REQUEST_LIMIT_BYTES / 3;
     for _ in 0..4 {
-        sandbox.post_to(&traces(), sized(1, third));
+        sandbox.post_part_to(&traces(), sized(1, third));
     }
     sandbox.runtime_done("r2");
     sandbox.pass_ms(300);
@@ -178,10 +178,10 @@ fn requests_stay_within_bytes_and_units_and_single_scores_alone() {
         sandbox.pass_ms(300);
         sandbox.invoke_for_ms("r2", 900_000);
         let route = route(door, "a");
-        sandbox.post_to(&route, sized(500, limits.0 - 20));
-        sandbox.post_to(&route, sized(1, 10));
-        sandbox.post_to(&route, sized(11, 10));
-        sandbox.post_to(&route, sized(1, 1));
+        sandbox.post_part_to(&route, sized(500, limits.0 - 20));
+        sandbox.post_part_to(&route, sized(1, 10));
+        sandbox.post_part_to(&route, sized(11, 10));
+        sandbox.post_part_to(&route, sized(1, 1));
         sandbox.runtime_done("r2");
         sandbox.pass_ms(300);
         let batch = &sandbox.exports[0].1;
@@ -191,8 +191,8 @@ fn requests_stay_within_bytes_and_units_and_single_scores_alone() {
     sandbox.pass_ms(300);
     sandbox.invoke_for_ms("r2", 900_000);
     let route = route(Door::Scores, "a");
-    sandbox.post_to(&route, body("a"));
-    sandbox.post_to(&route, body("b"));
+    sandbox.post_part_to(&route, body("a"));
+    sandbox.post_part_to(&route, body("b"));
     sandbox.runtime_done("r2");
     sandbox.pass_ms(300);
     assert_eq!(sandbox.sending(), ["a"]);
@@ -202,8 +202,8 @@ fn requests_stay_within_bytes_and_units_and_single_scores_alone() {
 fn a_full_request_is_sent_without_waiting_for_the_end_of_work() {
     let mut sandbox = Sandbox::new(Settings::default());
     sandbox.invoke("r1");
-    sandbox.post_to(&traces(), sized(511, 1));
+    sandbox.post_part_to(&traces(), sized(511, 1));
     assert_eq!(sandbox.exports.len(), 0);
-    sandbox.post_to(&traces(), sized(1, 1));
+    sandbox.post_part_to(&traces(), sized(1, 1));
     assert_eq!(sandbox.exports.len(), 1);
 }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use langfuse_extension_core::end_of_work::OPEN_REQUEST_PATIENCE;
+use langfuse_extension_core::hold::Why;
 use langfuse_extension_core::time::Now;
 use langfuse_extension_core::traces::Parent;
+use langfuse_extension_core::work::OPEN_REQUEST_PATIENCE;
 use langfuse_extension_core::{Event, Settings};
 
-use crate::driver::{Langfuse, Sandbox, WELL, body, span, traces};
+use crate::driver::{Langfuse, Sandbox, WELL, body, span, span_from, traces};
 
 fn sandbox() -> Sandbox {
     let mut sandbox = Sandbox::new(Settings::default());
@@ -90,12 +91,34 @@ fn a_request_under_way_is_waited_for() {
 }
 
 #[test]
-fn a_client_that_stalls_costs_no_more_than_the_flush_budget() {
+fn a_client_that_stalls_keeps_nothing_unsent_and_is_waited_for_once() {
     let mut sandbox = sandbox();
+    let patience = u64::try_from(OPEN_REQUEST_PATIENCE.as_millis()).ok();
     sandbox.invoke("r1");
     sandbox.tell(Event::RequestOpened);
+    sandbox.post("somebody else's");
     sandbox.runtime_done("r1");
-    assert_eq!(sandbox.held_ms(), Some(2_000));
+    sandbox.pass_ms(10);
+    assert_eq!(sandbox.core.ledger().delivered, 1);
+    assert_eq!(
+        sandbox.held_ms().map(|held| held + 10),
+        patience,
+        "the rest of its patience"
+    );
+    for id in ["r2", "r3"] {
+        sandbox.freeze_ms(60_000);
+        assert_eq!(sandbox.invocation(id, 100), 0);
+    }
+}
+
+#[test]
+fn where_nothing_is_told_a_stalled_client_keeps_nothing_unsent_either() {
+    let mut sandbox = sandbox();
+    sandbox.invoke("r1");
+    sandbox.post("whole");
+    sandbox.tell(Event::RequestOpened);
+    sandbox.held_ms();
+    assert_eq!(sandbox.core.ledger().delivered, 1);
 }
 
 #[test]
@@ -112,9 +135,9 @@ fn without_telemetry_the_quiet_after_the_last_request_ends_it() {
     let mut sandbox = sandbox();
     sandbox.invoke("r1");
     sandbox.pass_ms(250);
-    sandbox.post("a");
+    sandbox.post_part("a");
     sandbox.pass_ms(250);
-    sandbox.post("b");
+    sandbox.post_part("b");
     assert_eq!(sandbox.held_ms(), Some(310));
     assert_eq!(sandbox.core.ledger().requests, 1);
 }
@@ -170,15 +193,125 @@ fn a_late_span_is_waited_for_from_then_on() {
     let mut sandbox = sandbox();
     sandbox.settle_in();
     sandbox.invoke("r1");
-    sandbox.post("a");
+    let began = sandbox.now();
+    sandbox.pass_ms(5);
+    sandbox.post_facts(
+        &traces(),
+        body("a"),
+        vec![span_from(began, 7, 1, Parent::None)],
+    );
     sandbox.runtime_done("r1");
     sandbox.held_ms();
     sandbox.pass_ms(80);
-    sandbox.post("came after the release");
+    let late = span_from(began, 8, 1, Parent::None);
+    sandbox.post_facts(&traces(), body("came after the release"), vec![late]);
     sandbox.invoke("r2");
     sandbox.post("b");
     sandbox.runtime_done("r2");
-    assert_eq!(sandbox.held_ms(), Some(300));
+    assert_eq!(
+        sandbox.held_ms(),
+        Some(2 * (10 + 80)),
+        "twice as long as it took"
+    );
+}
+
+#[test]
+fn data_that_comes_before_its_invoke_is_not_late() {
+    let mut sandbox = sandbox();
+    sandbox.settle_in();
+    for n in 0..40 {
+        let id = n.to_string();
+        sandbox.freeze_ms(20);
+        sandbox.pass_ms(1);
+        let ours = span_from(sandbox.now(), n, 1, Parent::None);
+        sandbox.pass_ms(1);
+        sandbox.post_facts(&traces(), body("quick"), vec![ours]);
+        sandbox.invoke(&id);
+        sandbox.pass_ms(1);
+        sandbox.runtime_done(&id);
+        let held = sandbox.held_ms().expect("a bounded hold");
+        assert!(held <= 10, "invocation {n} was held for {held} ms");
+        sandbox.pass_ms(1);
+    }
+}
+
+#[test]
+fn a_thread_that_sends_now_and_then_is_not_waited_for() {
+    let mut sandbox = sandbox();
+    sandbox.settle_in();
+    let mut waiting = Vec::new();
+    for n in 0..60 {
+        let id = n.to_string();
+        sandbox.invoke(&id);
+        waiting.push(span_from(sandbox.now(), n, 1, Parent::None));
+        if n % 5 == 4 {
+            let spans = std::mem::take(&mut waiting);
+            sandbox.post_facts(&traces(), body("five invocations' worth"), spans);
+        }
+        sandbox.pass_ms(20);
+        sandbox.runtime_done(&id);
+        let held = sandbox.held_ms().expect("a bounded hold");
+        assert!(
+            n < 20 || held <= 10,
+            "invocation {n} was held for {held} ms"
+        );
+        sandbox.freeze_ms(60_000);
+    }
+}
+
+#[test]
+fn the_report_of_an_invocation_ends_it_where_runtime_done_never_comes() {
+    let mut sandbox = sandbox();
+    sandbox.tell(Event::TelemetrySpeaks);
+    sandbox.invoke("r1");
+    sandbox.post("a");
+    sandbox.pass_ms(500);
+    assert!(!sandbox.released);
+    let at = Some(sandbox.now().wall);
+    sandbox.tell(Event::Reported {
+        request_id: "another".into(),
+        at,
+    });
+    assert!(!sandbox.released);
+    sandbox.tell(Event::Reported {
+        request_id: "r1".into(),
+        at,
+    });
+    assert!(sandbox.released);
+}
+
+#[test]
+fn a_grace_counts_from_when_the_end_was_and_not_from_when_it_was_told() {
+    let mut sandbox = sandbox();
+    sandbox.invoke("r1");
+    sandbox.pass_ms(100);
+    let at = Some(sandbox.now().wall);
+    sandbox.pass_ms(25);
+    sandbox.tell(Event::RuntimeDone {
+        request_id: "r1".into(),
+        at,
+    });
+    assert_eq!(sandbox.held_ms(), Some(300 - 25));
+    assert_eq!(sandbox.core.holds().held(Why::Telemetry).as_millis(), 25);
+    assert_eq!(sandbox.core.holds().held(Why::TornTrace).as_millis(), 275);
+}
+
+#[test]
+fn a_clock_ahead_or_behind_makes_no_grace_longer_or_none() {
+    for off_ms in [-60_000_i64, -1_001, 1, 60_000] {
+        let mut sandbox = sandbox();
+        sandbox.invoke("r1");
+        sandbox.pass_ms(100);
+        let wall = sandbox.now().wall.as_millis();
+        let at = u64::try_from(wall)
+            .expect("a time")
+            .checked_add_signed(off_ms);
+        sandbox.tell(Event::RuntimeDone {
+            request_id: "r1".into(),
+            at: at.map(Duration::from_millis),
+        });
+        assert_eq!(sandbox.held_ms(), Some(300), "{off_ms}");
+    }
 }
 
 #[test]
@@ -199,9 +332,11 @@ fn spans_that_trickle_are_waited_for_within_the_budget() {
     let mut sandbox = sandbox();
     sandbox.invoke("r1");
     sandbox.runtime_done("r1");
-    let mut held = 0;
+    let (mut held, mut n) = (0, 1);
     while !sandbox.released {
-        sandbox.post("and another");
+        n += 1;
+        let child = span(9, n, Parent::Local([1; 8]));
+        sandbox.post_facts(&traces(), body("and another"), vec![child]);
         sandbox.pass_ms(40);
         held += 40;
     }

@@ -3,7 +3,9 @@
 use langfuse_extension_core::Settings;
 use langfuse_extension_core::traces::Parent;
 
-use crate::driver::{Langfuse, Sandbox, WELL, body, span, traces};
+use langfuse_extension_core::time::Now;
+
+use crate::driver::{Langfuse, Sandbox, WELL, body, span_from, traces};
 
 const INVOCATIONS: u8 = 200;
 const RTT_MS: u64 = 20;
@@ -24,47 +26,49 @@ fn learned(pattern: Pattern) -> Result {
     let mut sandbox = Sandbox::new(Settings::default());
     sandbox.langfuse = Langfuse::Answers(RTT_MS, WELL);
     let mut result = Result::default();
-    let mut cut_off: Vec<(u8, u64)> = Vec::new();
+    let mut cut_off: Vec<(u8, u64, Now)> = Vec::new();
     for n in 0..INVOCATIONS {
         let id = n.to_string();
         sandbox.invoke(&id);
+        let began = sandbox.now();
         for _ in 0..20 {
             come_late(&mut cut_off, &mut sandbox);
             sandbox.pass_ms(1);
         }
-        let child = span(n, 2, Parent::Local([1; 8]));
+        let child = span_from(began, n, 2, Parent::Local([1; 8]));
         sandbox.post_facts(&traces(), body("child"), vec![child]);
         let late = pattern(n);
         if late.is_none() {
-            post_root(&mut sandbox, n);
+            post_root(&mut sandbox, n, began);
         }
         result.late += u32::from(late.is_some());
         sandbox.runtime_done(&id);
-        cut_off.extend(late.map(|late| (n, late)));
+        cut_off.extend(late.map(|late| (n, late, began)));
         while !sandbox.released {
             come_late(&mut cut_off, &mut sandbox);
             sandbox.pass_ms(1);
             result.held_ms += 1;
         }
-        let caught = late.is_some() && !cut_off.iter().any(|(cut, _)| *cut == n);
+        let caught = late.is_some() && !cut_off.iter().any(|(cut, ..)| *cut == n);
         result.caught += u32::from(caught);
         sandbox.freeze_ms(60_000);
     }
     result
 }
 
-fn come_late(cut_off: &mut Vec<(u8, u64)>, sandbox: &mut Sandbox) {
-    for (n, _) in cut_off.iter().filter(|(_, left)| *left == 0) {
-        post_root(sandbox, *n);
+fn come_late(cut_off: &mut Vec<(u8, u64, Now)>, sandbox: &mut Sandbox) {
+    for (n, _, began) in cut_off.iter().filter(|(_, left, _)| *left == 0) {
+        post_root(sandbox, *n, *began);
     }
-    cut_off.retain(|(_, left)| *left > 0);
-    for (_, left) in cut_off {
+    cut_off.retain(|(_, left, _)| *left > 0);
+    for (_, left, _) in cut_off {
         *left -= 1;
     }
 }
 
-fn post_root(sandbox: &mut Sandbox, n: u8) {
-    sandbox.post_facts(&traces(), body("root"), vec![span(n, 1, Parent::None)]);
+fn post_root(sandbox: &mut Sandbox, n: u8, began: Now) {
+    let root = span_from(began, n, 1, Parent::None);
+    sandbox.post_facts(&traces(), body("root"), vec![root]);
 }
 
 /// The same with a wait of `grace_ms` since the last sign of life, whatever is known.

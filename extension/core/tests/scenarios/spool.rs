@@ -323,9 +323,10 @@ fn what_found_no_room_on_disk_is_not_claimed_to_be_there() {
     for under_way in [false, true] {
         let mut sandbox = Sandbox::new(Settings::default());
         sandbox.invoke("r1");
-        sandbox.post("a");
         if under_way {
-            sandbox.runtime_done("r1");
+            sandbox.post("a");
+        } else {
+            sandbox.post_part("a");
         }
         assert_eq!(sandbox.exports.len(), usize::from(under_way));
         sandbox.tell(Event::NotStored { id: FIRST_ACCEPTED });

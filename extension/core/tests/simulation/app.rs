@@ -87,6 +87,12 @@ impl Lambda {
         let reading = self.world.rng.ms(0, if slow { 3_000 } else { 3 });
         let answering = reading + self.world.rng.ms(0, 2);
         self.world.tell(Event::RequestOpened);
+        if self.world.rng.one_in(60) {
+            // Its connection stalls in the body, and dies in the end.
+            let dies = self.world.rng.ms(10, 30_000);
+            let closed = What::Tell(Event::RequestClosed);
+            return self.world.after_running(dies, closed);
+        }
         self.world.after_running(reading, What::Tell(accepted));
         let closed = What::Tell(Event::RequestClosed);
         self.world.after_running(answering, closed);
@@ -108,12 +114,16 @@ impl Lambda {
             2 => Parent::Local([2; 8]),
             _ => Parent::Local(root),
         };
+        let start = self.world.now().wall - self.world.rng.ms(0, 50);
+        let start_unix_nano = u64::try_from(start.as_nanos()).expect("a time");
+        let says = self.world.rng.between(0, 8) > 0;
+        let time = |nanos| if says { nanos } else { 0 };
         vec![SpanFact {
             trace_id,
             span_id,
             parent,
-            start_unix_nano: 0,
-            end_unix_nano: 0,
+            start_unix_nano: time(start_unix_nano),
+            end_unix_nano: time(start_unix_nano + 1_000_000),
         }]
     }
 }

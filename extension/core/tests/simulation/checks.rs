@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use langfuse_extension_core::deadline::EXIT_MARGIN;
 use langfuse_extension_core::delivery::fact::Fact;
 use langfuse_extension_core::delivery::{FIRST_BACKOFF, LONGEST_BACKOFF};
-use langfuse_extension_core::lifecycle::EXIT_MARGIN;
 use langfuse_extension_core::pipeline::MAX_IN_FLIGHT;
 use langfuse_extension_core::route::Credential;
 use langfuse_extension_core::strategy::Strategy;
@@ -17,6 +17,12 @@ use crate::load::Load;
 
 /// How long the core must not pay again after a hold in vain.
 const NO_SECOND_PAYMENT: Duration = Duration::from_mins(5);
+
+/// Lambda's longest timeout.
+const LONGEST_TIMEOUT: Duration = Duration::from_mins(15);
+
+/// What SHUTDOWN leaves an extension after a runtime that took its share.
+pub(crate) const SHUTDOWN: Duration = Duration::from_millis(1_400);
 
 /// What Langfuse has shown to the core.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,8 +37,6 @@ enum Trust {
 #[derive(Debug)]
 struct Invocation {
     request_id: String,
-    began: Now,
-    longest: Duration,
     told: Option<Now>,
 }
 
@@ -44,6 +48,12 @@ pub(crate) struct Checks {
     invocation: Option<Invocation>,
     next_outstanding: bool,
     ended: bool,
+    /// The world's time.
+    pub(crate) time: Duration,
+    /// When the platform ends this invocation, in the world's time, and the function's timeout.
+    pub(crate) deadline: Option<(Duration, Duration)>,
+    /// Deadlines from which this function's timeout could be read.
+    honest_deadlines: u32,
     shutdown: Option<(Now, Duration)>,
     open_requests: u32,
     telemetry_spoke: bool,
@@ -74,6 +84,9 @@ impl Checks {
             invocation: None,
             next_outstanding: false,
             ended: false,
+            time: Duration::ZERO,
+            deadline: None,
+            honest_deadlines: 0,
             shutdown: None,
             open_requests: 0,
             telemetry_spoke: false,
@@ -106,12 +119,9 @@ impl Checks {
                     self.next_outstanding,
                     "the world invoked without being asked"
                 );
-                let left = Duration::from_millis(*deadline_epoch_ms).saturating_sub(now.wall);
-                let longest = left.min(Duration::from_mins(15));
+                self.see_deadline(*deadline_epoch_ms, now);
                 self.invocation = Some(Invocation {
                     request_id: request_id.clone(),
-                    began: now,
-                    longest: longest.saturating_sub(self.settings.deadline_margin),
                     told: None,
                 });
                 self.next_outstanding = false;
@@ -128,7 +138,7 @@ impl Checks {
             Event::TelemetrySpeaks => self.telemetry_spoke = true,
             Event::Shutdown { deadline_epoch_ms } => {
                 let left = Duration::from_millis(*deadline_epoch_ms).saturating_sub(now.wall);
-                let left = left.min(Duration::from_secs(2));
+                let left = left.min(Duration::from_secs(2)).max(SHUTDOWN);
                 self.shutdown = Some((now, left.saturating_sub(EXIT_MARGIN)));
                 self.failed_probes = 0;
                 self.in_vain = None;
@@ -366,9 +376,14 @@ impl Checks {
             }
             return;
         }
-        let deadline = invocation
-            .longest
-            .saturating_sub(now.since(invocation.began));
+        // The truth, before which the margin is kept, as far as anybody could know it.
+        let deadline = self.deadline.map_or(Duration::ZERO, |(at, _)| at);
+        let deadline = deadline.saturating_sub(self.time);
+        let deadline = match (self.knows_the_timeout(), self.odd_clocks) {
+            (true, false) => deadline.saturating_sub(self.settings.deadline_margin),
+            (true, true) => deadline,
+            (false, _) => LONGEST_TIMEOUT,
+        };
         let budget = since_told.map(|held| self.settings.flush_budget.saturating_sub(held));
         let left = budget.map_or(deadline, |budget| budget.min(deadline));
         assert!(!left.is_zero(), "the sandbox was held too long");
@@ -394,6 +409,29 @@ impl Checks {
             && !self.odd_clocks
             && quiet > blind_limit + Duration::from_secs(2);
         assert!(!blind, "held without a word from anyone");
+    }
+
+    /// Whether the function's timeout was there to be read, twice if its clock or its deadlines are odd.
+    fn knows_the_timeout(&self) -> bool {
+        self.honest_deadlines >= 2
+    }
+
+    /// A deadline of whole seconds says the timeout if the clock is right and INVOKE in time.
+    fn see_deadline(&mut self, deadline_epoch_ms: u64, now: Now) {
+        let left = Duration::from_millis(deadline_epoch_ms).saturating_sub(now.wall);
+        let timeout = self.deadline.map_or(Duration::ZERO, |(_, timeout)| timeout);
+        let off = timeout.saturating_sub(left);
+        if left <= timeout && off < Duration::from_secs(1) {
+            self.honest_deadlines += 1;
+        }
+    }
+
+    /// The handler was done, and yet the platform had to end the invocation.
+    pub(crate) fn outlived_the_deadline(&self) {
+        assert!(
+            !self.knows_the_timeout(),
+            "a hold has cost the function its life"
+        );
     }
 
     pub(crate) fn is_idle(&self) -> bool {

@@ -5,18 +5,16 @@ use std::time::Duration;
 use langfuse_extension_core::Event;
 use langfuse_extension_core::ledger::DropReason;
 
+use crate::checks::SHUTDOWN;
 use crate::langfuse::Langfuse;
 use crate::nature::Telemetry;
-use crate::world::{What, World};
+use crate::world::{PLATFORM_EPOCH, What, World};
 
 /// Invocations within which a healthy Langfuse must have got everything.
 const CALM_INVOCATIONS: u64 = 300;
 
 /// Time within which, too: requests that hang from before the calm end by then.
 const CALM_TIME: Duration = Duration::from_mins(15);
-
-/// What SHUTDOWN leaves an extension after a runtime that took its share.
-const SHUTDOWN_MS: u64 = 1_400;
 
 /// What one run amounted to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,6 +31,8 @@ pub(crate) struct Lambda {
     /// The handler, or what it left running, is at work.
     busy: bool,
     invoke_pending: bool,
+    /// When the platform ends this invocation, in true time.
+    deadline: Duration,
     begin_scheduled: bool,
     shutting_down: bool,
     calm_since: Option<u64>,
@@ -48,6 +48,7 @@ impl Lambda {
             invocation: 0,
             busy: false,
             invoke_pending: false,
+            deadline: Duration::ZERO,
             begin_scheduled: false,
             shutting_down: false,
             calm_since: None,
@@ -139,12 +140,21 @@ impl Lambda {
             What::Begin => self.begin(),
             What::Freeze => self.freeze(),
             What::FunctionTimeout(n) if n == self.invocation && !self.shutting_down => {
+                let held = !self.busy && !self.world.checks.is_idle();
+                if held {
+                    self.world.checks.outlived_the_deadline();
+                }
+                if self.busy || held {
+                    self.reset();
+                }
+            }
+            What::Crash(n) if n == self.invocation && !self.shutting_down => {
                 if self.busy || !self.world.checks.is_idle() {
                     self.reset();
                 }
             }
             What::HandlerEnds(n) if n == self.invocation => self.handler_ends(),
-            What::HandlerEnds(_) | What::FunctionTimeout(_) => {}
+            What::HandlerEnds(_) | What::FunctionTimeout(_) | What::Crash(_) => {}
             What::Sigkill => self.process_ends(),
             What::Kill if self.calm_since.is_some() => {}
             What::Kill => self.world.dies_after_actions = Some(self.world.rng.between(0, 3)),
@@ -214,12 +224,11 @@ impl Lambda {
         let rng = &mut self.world.rng;
         let (least, most) = self.world.nature.handlers_ms;
         let handler = rng.ms(least, most) + Duration::from_millis(if calm { 300 } else { 0 });
+        let timeout = self.world.nature.timeout;
         let never_ends = !calm && rng.one_in(60);
-        let timeout = if never_ends || rng.one_in(30) && !calm {
-            rng.ms(200, 4_000)
-        } else {
-            handler + rng.ms(3_000, 900_000)
-        };
+        let handler = handler.min(timeout - Duration::from_millis(1));
+        self.deadline = self.world.time + timeout;
+        let rng = &mut self.world.rng;
         let late_invoke = rng.one_in(6);
         let hears_after = if late_invoke && !never_ends && !calm {
             handler + rng.ms(0, 40)
@@ -230,12 +239,13 @@ impl Lambda {
         let kill_after = (kills && rng.one_in(8)).then(|| rng.ms(0, 30_000));
         let reset_after = (kills && rng.one_in(12)).then(|| rng.ms(0, 30_000));
 
-        let deadline_epoch_ms = self.deadline(timeout);
+        let deadline_epoch_ms = self.told_deadline();
         let invoke = Event::Invoke {
             request_id: self.request_id(),
             deadline_epoch_ms,
         };
         let n = self.invocation;
+        self.world.checks.deadline = Some((self.deadline, timeout));
         self.world.after(timeout, What::FunctionTimeout(n));
         self.world.after_running(hears_after, What::Tell(invoke));
         if !never_ends {
@@ -245,16 +255,17 @@ impl Lambda {
             self.world.after(wait, What::Kill);
         }
         if let Some(wait) = reset_after {
-            self.world.after(wait, What::FunctionTimeout(n));
+            self.world.after(wait, What::Crash(n));
         }
         if self.posts_now() {
             self.plan_posts(handler);
         }
     }
 
-    fn deadline(&mut self, timeout: Duration) -> u64 {
-        let wall = self.world.now().wall + timeout;
-        let honest = u64::try_from(wall.as_millis()).expect("a time");
+    /// What INVOKE says: the truth, by the platform's clock, where it is not nonsense.
+    fn told_deadline(&mut self) -> u64 {
+        let truth = PLATFORM_EPOCH + self.deadline;
+        let honest = u64::try_from(truth.as_millis()).expect("a time");
         let rng = &mut self.world.rng;
         if self.world.nature.odd_deadlines && rng.one_in(4) && self.calm_since.is_none() {
             rng.pick(&[
@@ -283,10 +294,13 @@ impl Lambda {
         self.busy = false;
         self.world.note(|_| "the runtime is done".into());
         let telemetry = self.world.nature.telemetry;
+        let at = Some(self.world.platform_now()).filter(|_| !self.world.rng.one_in(8));
+        let only_reported = telemetry == Telemetry::Flaky && self.world.rng.one_in(4);
         let done = |request_id| {
-            What::Tell(Event::RuntimeDone {
-                request_id,
-                at: None,
+            What::Tell(if only_reported {
+                Event::Reported { request_id, at }
+            } else {
+                Event::RuntimeDone { request_id, at }
             })
         };
         let request_id = self.request_id();
@@ -318,8 +332,8 @@ impl Lambda {
         self.shutting_down = true;
         self.world.frozen = false;
         self.world.disturb();
-        let left = Duration::from_millis(SHUTDOWN_MS);
-        let deadline = (self.world.now().wall + left).as_millis();
+        let left = SHUTDOWN;
+        let deadline = (self.world.platform_now() + left).as_millis();
         let deadline_epoch_ms = u64::try_from(deadline).expect("a time");
         self.world.after(left, What::Sigkill);
         self.world.tell(Event::Shutdown { deadline_epoch_ms });

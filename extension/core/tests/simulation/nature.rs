@@ -8,6 +8,7 @@ use langfuse_extension_core::route::{Credential, Door, Route};
 use langfuse_extension_core::strategy::Strategy;
 
 use crate::rng::Rng;
+use crate::world::PLATFORM_EPOCH;
 
 /// How the Telemetry API behaves in this run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,6 +41,10 @@ pub(crate) struct Nature {
     pub(crate) handlers_ms: (u64, u64),
     pub(crate) large_bodies: bool,
     pub(crate) odd_clocks: bool,
+    /// What the sandbox's wall clock is ahead of the world's time.
+    pub(crate) wall_offset: Duration,
+    /// The function's.
+    pub(crate) timeout: Duration,
     pub(crate) odd_deadlines: bool,
     pub(crate) outages: bool,
     pub(crate) kills: bool,
@@ -61,7 +66,11 @@ impl Nature {
         if rng.one_in(4) {
             settings.buffer_bytes = usize::try_from(rng.between(0, 60_000)).unwrap_or_default();
         }
+        let handlers_ms = rng.pick(&[(1, 30), (20, 900), (200, 25_000)]);
+        let odd_clocks = rng.one_in(3);
         Self {
+            wall_offset: wall_offset(odd_clocks, rng),
+            timeout: timeout(handlers_ms.1, rng),
             settings,
             managed: rng.one_in(16),
             telemetry: rng.pick(&[
@@ -78,9 +87,9 @@ impl Nature {
             ]),
             routes: routes(if many_routes { 80 } else { rng.between(1, 6) }),
             gaps_ms: if dense { (0, 600) } else { (100, 400_000) },
-            handlers_ms: rng.pick(&[(1, 30), (20, 900), (200, 25_000)]),
+            handlers_ms,
             large_bodies: rng.one_in(5),
-            odd_clocks: rng.one_in(3),
+            odd_clocks,
             odd_deadlines: rng.one_in(5),
             outages: !rng.one_in(6),
             kills: rng.one_in(4),
@@ -89,6 +98,22 @@ impl Nature {
             shutdown_first: rng.one_in(50),
         }
     }
+}
+
+/// A clock that is right, or minutes behind or ahead from the start.
+fn wall_offset(odd: bool, rng: &mut Rng) -> Duration {
+    let off = rng.ms(0, 200_000);
+    match (odd, rng.between(0, 3)) {
+        (true, 0) => PLATFORM_EPOCH - off,
+        (true, 1) => PLATFORM_EPOCH + off,
+        _ => PLATFORM_EPOCH,
+    }
+}
+
+/// Whole seconds, as Lambda has it, that nearly all handlers keep to.
+fn timeout(longest_handler_ms: u64, rng: &mut Rng) -> Duration {
+    let seconds = rng.pick(&[1, 3, 10, 60, 900]);
+    Duration::from_secs(longest_handler_ms / 1_000 + seconds)
 }
 
 fn settings(rng: &mut Rng) -> Settings {

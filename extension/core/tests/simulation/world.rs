@@ -25,7 +25,10 @@ pub(crate) enum What {
     Begin,
     /// Nothing runs any more, and the platform stops the guest.
     Freeze,
+    /// The function's timeout is over: what is not done by now is killed.
     FunctionTimeout(u64),
+    /// The runtime crashes, and the sandbox is reset.
+    Crash(u64),
     HandlerEnds(u64),
     /// The platform's last word to a process that did not exit.
     Sigkill,
@@ -41,6 +44,9 @@ pub(crate) enum What {
     LangfuseChanges,
     WallJumps,
 }
+
+/// What the platform's clock read when the world began.
+pub(crate) const PLATFORM_EPOCH: Duration = Duration::from_secs(1_700_000_000);
 
 /// One unit's fate, as only the world knows it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -96,7 +102,7 @@ impl World {
     pub(crate) fn new(seed: u64, traced: bool) -> Self {
         let mut rng = Rng::new(seed);
         let nature = Nature::new(&mut rng);
-        let wall_offset = Duration::from_secs(1_700_000_000);
+        let wall_offset = nature.wall_offset;
         let now = Now {
             mono: Duration::ZERO,
             wall: wall_offset,
@@ -151,6 +157,11 @@ impl World {
         self.wake_at = None;
         self.undisturbed_until = None;
         self.frozen = false;
+    }
+
+    /// What the platform's own clock reads, which is always right.
+    pub(crate) fn platform_now(&self) -> Duration {
+        PLATFORM_EPOCH + self.time
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -226,6 +237,7 @@ impl World {
         let now = self.now();
         self.note(|_| format!("{:?} {event:?}", now.mono));
         let was_timeout = matches!(event, Event::Timeout);
+        self.checks.time = self.time;
         self.checks.before(&event, now);
         self.judge(&event);
         if let Event::SpoolOpened { records, .. } = &event {
