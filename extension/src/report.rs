@@ -43,8 +43,9 @@ pub struct Status {
     spooled: u64,
     dropped: u64,
     dropped_by_reason: BTreeMap<&'static str, u64>,
-    /// Requests of clients that were not taken, by reason; how many units were in them is not known.
-    refused: BTreeMap<&'static str, Refused>,
+    /// Requests of clients that were not taken; how many units were in them is not known.
+    refused: u64,
+    refused_by_reason: BTreeMap<&'static str, Refused>,
     /// Requests with text that Langfuse cannot store, which was replaced.
     repaired: u64,
     /// Records or files of the spool that could not be read at all.
@@ -151,7 +152,8 @@ impl Report {
                 .iter()
                 .map(|(reason, units)| (reason.name(), units))
                 .collect(),
-            refused: ledger
+            refused: ledger.refusals.total(),
+            refused_by_reason: ledger
                 .refusals
                 .iter()
                 .map(|(reason, it)| {
@@ -182,7 +184,8 @@ impl Report {
         let reason = self.shutdown_reason.as_deref().unwrap_or_default();
         let dropped_by_reason =
             serde_json::to_string(&status.dropped_by_reason).unwrap_or_default();
-        let refused_by_reason = serde_json::to_string(&status.refused).unwrap_or_default();
+        let refused_by_reason =
+            serde_json::to_string(&status.refused_by_reason).unwrap_or_default();
         let held_by_reason = serde_json::to_string(&status.held_by_reason).unwrap_or_default();
         tracing::info!(
             reason,
@@ -193,7 +196,7 @@ impl Report {
             spooled = status.spooled,
             dropped = status.dropped,
             dropped_by_reason,
-            refused = core.ledger().refusals.total(),
+            refused = status.refused,
             refused_by_reason,
             unreadable = status.unreadable,
             maybe_doubled = status.maybe_doubled,

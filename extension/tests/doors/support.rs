@@ -188,7 +188,7 @@ impl Doors {
 
     /// Requests refused for this reason, and their bytes.
     pub(crate) async fn refused(&self, reason: &str) -> [u64; 2] {
-        let refused = &self.status().await["refused"][reason];
+        let refused = &self.status().await["refused_by_reason"][reason];
         ["requests", "bytes"].map(|it| refused[it].as_u64().unwrap_or(0))
     }
 
