@@ -14,6 +14,7 @@ from pathlib import Path
 import elf
 
 BINARY = "extensions/langfuse-extension"
+WRAPPER = "langfuse"
 LICENCES = ("licenses/LICENSE", "licenses/THIRD-PARTY.txt")
 ZIP_MAX_BYTES = 1_700_000  # Unpacking is part of every cold start that has not cached the layer.
 GLIBC_MAX = (2, 17)  # The oldest that any Lambda runtime or base image in use brings.
@@ -44,7 +45,17 @@ def faults(path: Path, arch: str, max_bytes: int) -> Iterator[str]:
         mode = entries[BINARY].external_attr >> 16
         if not stat.S_ISREG(mode) or stat.S_IMODE(mode) != 0o755:
             yield f"has {BINARY} as {stat.filemode(mode)}, not -rwxr-xr-x: the function would not start"
+        yield from wrapper_faults(layer, entries)
         yield from binary_faults(layer.read(BINARY), arch)
+
+
+def wrapper_faults(layer: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo]) -> Iterator[str]:
+    if WRAPPER not in entries:
+        yield f"lacks {WRAPPER}, the wrapper"
+        return
+    mode, target = entries[WRAPPER].external_attr >> 16, layer.read(WRAPPER)
+    if not stat.S_ISLNK(mode) or target != BINARY.encode():
+        yield f"has {WRAPPER} as {stat.filemode(mode)}, not a link to {BINARY}: a function that it wraps would not start"
 
 
 def binary_faults(data: bytes, arch: str) -> Iterator[str]:

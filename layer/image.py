@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import json
+import stat
 import sys
 import tarfile
 import zipfile
@@ -63,8 +64,8 @@ def files_of(path: str) -> dict[str, tuple[int, bytes]]:
     """The layer's files where Lambda would unpack them; the licences beside /opt, so that copying it copies programs only."""
     with zipfile.ZipFile(path) as layer:
         return {
-            ("opt/" if entry.filename.startswith("extensions/") else "") + entry.filename: (
-                entry.external_attr >> 16 & 0o777,
+            ("" if entry.filename.startswith("licenses/") else "opt/") + entry.filename: (
+                entry.external_attr >> 16,
                 layer.read(entry),
             )
             for entry in layer.infolist()
@@ -93,7 +94,12 @@ def tar_of(files: dict[str, tuple[int, bytes]]) -> bytes:
         for name in sorted(folders | set(files)):
             entry = tarfile.TarInfo(name)
             if name in files:
-                entry.mode, content = files[name]
+                mode, content = files[name]
+                entry.mode = stat.S_IMODE(mode)
+                if stat.S_ISLNK(mode):
+                    entry.type, entry.linkname = tarfile.SYMTYPE, content.decode()
+                    tar.addfile(entry)
+                    continue
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
             else:
@@ -106,8 +112,12 @@ def write_tree(folder: Path, files: dict[str, tuple[int, bytes]]) -> None:
     for name, (mode, content) in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        if stat.S_ISLNK(mode):
+            path.unlink(missing_ok=True)
+            path.symlink_to(content.decode())
+            continue
         path.write_bytes(content)
-        path.chmod(mode)
+        path.chmod(stat.S_IMODE(mode))
 
 
 if __name__ == "__main__":

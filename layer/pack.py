@@ -21,9 +21,11 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # The earliest time that a zip can name.
 def main(arch: str, binary: str, target: str) -> None:
     # Lambda starts every file in extensions/, so the licences stand beside that folder, not in it.
     entries = [
-        ("extensions/langfuse-extension", 0o755, Path(binary).read_bytes()),
-        ("licenses/LICENSE", 0o644, (crates.ROOT / "LICENSE").read_bytes()),
-        ("licenses/THIRD-PARTY.txt", 0o644, licences.third_party(arch).encode()),
+        ("extensions/langfuse-extension", stat.S_IFREG | 0o755, Path(binary).read_bytes()),
+        # The same program, which tells by this name that it is the wrapper.
+        ("langfuse", stat.S_IFLNK | 0o777, b"extensions/langfuse-extension"),
+        ("licenses/LICENSE", stat.S_IFREG | 0o644, (crates.ROOT / "LICENSE").read_bytes()),
+        ("licenses/THIRD-PARTY.txt", stat.S_IFREG | 0o644, licences.third_party(arch).encode()),
     ]
     out = Path(target)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +34,7 @@ def main(arch: str, binary: str, target: str) -> None:
         for name, mode, content in entries:
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.create_system = 3  # Unix: the mode below is meant.
-            entry.external_attr = (stat.S_IFREG | mode) << 16
+            entry.external_attr = mode << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             layer.writestr(entry, content)
     digest = hashlib.sha256(out.read_bytes()).hexdigest()

@@ -19,6 +19,7 @@ from pathlib import Path
 
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 BINARY = "opt/extensions/langfuse-extension"
+WRAPPER = "opt/langfuse"
 
 
 def main(path: str) -> None:
@@ -31,7 +32,7 @@ def main(path: str) -> None:
         with tempfile.TemporaryDirectory() as root:
             unpack(layout, json.loads(blob(layout, manifest)), architecture, Path(root))
             names = sorted(str(found.relative_to(root)) for found in Path(root).rglob("*") if found.is_file())
-            assert names == ["licenses/LICENSE", "licenses/THIRD-PARTY.txt", BINARY], names
+            assert names == ["licenses/LICENSE", "licenses/THIRD-PARTY.txt", BINARY, WRAPPER], names
             print(f"image: {architecture} unpacks to /{BINARY}; {run(Path(root), architecture)}")
 
 
@@ -50,6 +51,7 @@ def unpack(layout: dict[str, bytes], manifest: dict, architecture: str, root: Pa
         with tarfile.open(fileobj=io.BytesIO(unpacked)) as tar:
             tar.extractall(root)
     assert (root / BINARY).stat().st_mode & 0o777 == 0o755
+    assert (root / WRAPPER).resolve() == (root / BINARY).resolve()
 
 
 def run(root: Path, architecture: str) -> str:

@@ -30,7 +30,7 @@ def program(machine: int = X86_64, interpreter: bytes = b"", needed: bytes = b""
 
 
 GLIBC_LOADER = b"/lib64/ld-linux-x86-64.so.2"
-GOOD = {BINARY: (0o100755, program()), "licenses/LICENSE": (0o100644, b"text"), "licenses/THIRD-PARTY.txt": (0o100644, b"text")}
+GOOD = {BINARY: (0o100755, program()), "langfuse": (0o120777, BINARY.encode()), "licenses/LICENSE": (0o100644, b"text"), "licenses/THIRD-PARTY.txt": (0o100644, b"text")}
 
 
 class Check(unittest.TestCase):
@@ -74,6 +74,11 @@ class Check(unittest.TestCase):
 
     def test_a_link_in_place_of_the_binary_is_refused(self) -> None:
         self.refuses("lrwxr-xr-x", self.binary(program(), 0o120755))
+
+    def test_a_wrapper_that_is_missing_or_links_to_nothing_is_refused(self) -> None:
+        self.refuses("lacks langfuse", {name: entry for name, entry in GOOD.items() if name != "langfuse"})
+        self.refuses("not a link to", {**GOOD, "langfuse": (0o100755, BINARY.encode())})
+        self.refuses("not a link to", {**GOOD, "langfuse": (0o120777, b"/opt/langfuse-extension")})
 
     def test_another_architecture_is_refused(self) -> None:
         self.refuses("for arm64, not x86_64", self.binary(program(ARM64)))

@@ -62,6 +62,7 @@ class Image(unittest.TestCase):
         self.image("a.tar", self.layer("two", "arm64", ARM64))
         binary = self.folder / "a.tar-tree/arm64/opt/extensions/langfuse-extension"
         self.assertEqual((binary.read_bytes(), binary.stat().st_mode & 0o777), (program(ARM64), 0o755))
+        self.assertEqual((binary.parents[1] / "langfuse").resolve(), binary.resolve())
 
 
 if __name__ == "__main__":

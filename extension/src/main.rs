@@ -31,10 +31,6 @@ fn main() -> ExitCode {
             println!("langfuse-extension {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
-        // The first line of /opt/langfuse makes its own path the word that follows.
-        ["exec", file, ..] if file_name(OsStr::new(file)) == WRAPPER => {
-            wrap(arguments.into_iter().skip(2).collect())
-        }
         ["exec", ..] => wrap(arguments.into_iter().skip(1).collect()),
         ["check"] => run(check()),
         ["replay", ref files @ ..] if !files.is_empty() => run(replay(files)),

@@ -1,6 +1,6 @@
 //! The init phase: what is started in which order, and who is waited for.
 
-use crate::config::EXTENSIONS_MAX;
+use crate::config::{Config, EXTENSIONS_MAX};
 use crate::environment;
 use crate::invocation::FunctionError;
 use crate::process::{Launch, RUNTIME, launch};
@@ -12,6 +12,10 @@ use std::sync::Arc;
 
 /// AWS's own undocumented switch: with this file in `/opt` no extension is started.
 const DISABLE_FILE: &str = "disable-extensions-jwigqn8j";
+
+/// A program that is started in the runtime's place, with the runtime's command as its arguments.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-modify.html#runtime-wrapper>
+const EXEC_WRAPPER: &str = "AWS_LAMBDA_EXEC_WRAPPER";
 
 /// Extensions first, all of them; then the runtime; then until everybody asks for the first event.
 pub(crate) async fn try_init(shared: &Arc<Shared>, phase: &str) -> Result<(), Trouble> {
@@ -78,13 +82,20 @@ fn start_extension(shared: &Arc<Shared>, name: &str, file: &Path) -> Result<(), 
 }
 
 fn start_runtime(shared: &Arc<Shared>) -> Result<(), Trouble> {
-    let Some((program, arguments)) = shared.config.bootstrap.split_first() else {
+    let env = environment::of_runtime(&shared.config, &shared.api, &shared.tmp_dir);
+    let wrapper = env
+        .get(EXEC_WRAPPER)
+        .map(|path| in_opt(&shared.config, path));
+    let command: Vec<String> = wrapper
+        .into_iter()
+        .chain(shared.config.bootstrap.iter().cloned())
+        .collect();
+    let Some((program, arguments)) = command.split_first() else {
         return Err(Trouble::Fault(FunctionError::new(
             "Runtime.InvalidEntrypoint",
             "no bootstrap was given",
         )));
     };
-    let env = environment::of_runtime(&shared.config, &shared.api, &shared.tmp_dir);
     let program = Path::new(program);
     launch(
         shared,
@@ -97,6 +108,14 @@ fn start_runtime(shared: &Arc<Shared>) -> Result<(), Trouble> {
         },
     )
     .map_err(|error| launch_error("Runtime.InvalidEntrypoint", program, &error))
+}
+
+/// What plays `/opt` is elsewhere here.
+fn in_opt(config: &Config, path: &str) -> String {
+    match (&config.opt_dir, path.strip_prefix("/opt/")) {
+        (Some(opt_dir), Some(rest)) => opt_dir.join(rest).to_string_lossy().into_owned(),
+        _ => path.to_owned(),
+    }
 }
 
 fn launch_error(error_type: &str, program: &Path, error: &std::io::Error) -> Trouble {
