@@ -3,6 +3,8 @@
 pub mod attach;
 pub mod exec;
 pub mod lambda;
+pub mod process;
+pub mod supervise;
 
 use std::sync::Arc;
 

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use langfuse_extension::host::exec::{Start, WRAPPER, exec};
+use langfuse_extension::host::process::{ToldBy, serve};
+use langfuse_extension::host::supervise::SUPERVISED;
 use langfuse_extension::settings::ProcessEnvironment;
 use langfuse_extension::{host, logging};
 
@@ -32,14 +34,20 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ["exec", ..] => wrap(arguments.into_iter().skip(1).collect()),
+        ["run", ..] => Start::parse(arguments.into_iter().skip(1).collect())
+            .map_or_else(usage, |start| run(host::supervise::supervise(&start))),
+        ["serve"] => run(serve(ToldBy::Signal)),
+        ["serve", SUPERVISED] => run(serve(ToldBy::EndOfInput)),
         ["check"] => run(check()),
         ["replay", ref files @ ..] if !files.is_empty() => run(replay(files)),
         _ => usage(),
     }
 }
 
-const USAGE: &str = "usage: langfuse-extension [exec [--runtime python|node] -- CMD… | check | replay FILE… | --version]
+const USAGE: &str = "usage: langfuse-extension [run [--runtime python|node] -- CMD… | serve | exec -- CMD… | check | replay FILE… | --version]
 Without arguments it is started by AWS Lambda, from /opt/extensions.
+  run -- CMD…    start CMD and the extension side by side, as a container's entry point; CMD's SDKs find it
+  serve          be the extension beside an app that is started elsewhere, such as a sidecar
   exec -- CMD…   become CMD, whose SDKs then find the extension that runs beside; in the layer: /opt/langfuse CMD…
   check          say whether data would arrive with these settings, and what to change if not
   replay FILE…   send what spool files still hold

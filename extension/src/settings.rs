@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use langfuse_extension_core::Settings;
 use langfuse_extension_core::strategy::Strategy;
@@ -135,6 +136,8 @@ pub struct Config {
     pub prompt_cache: bool,
     /// Certificates of a self-hosted Langfuse, in PEM, trusted beside the compiled-in roots.
     pub ca_file: Option<PathBuf>,
+    /// Between SIGTERM and the end, where this process is no Lambda extension.
+    pub shutdown: Duration,
     /// What is logged.
     pub log_level: tracing::Level,
     /// Settings that made no sense, each with what to write instead.
@@ -182,6 +185,7 @@ impl Config {
             ca_file: reader
                 .path(&table::CA_FILE)
                 .or_else(|| environment.get("SSL_CERT_FILE").map(PathBuf::from)),
+            shutdown: reader.millis(&table::SHUTDOWN_MS),
             log_level: reader
                 .choice(&table::LOG_LEVEL)
                 .parse()

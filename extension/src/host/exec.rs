@@ -30,10 +30,10 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 const HEAD_LIMIT_BYTES: usize = 8 << 10;
 
 /// As shells have it: what was asked for could not be started.
-const CANNOT_EXEC: u8 = 126;
+pub(super) const CANNOT_EXEC: u8 = 126;
 
 /// As shells have it: what was asked for does not exist.
-const NOT_FOUND: u8 = 127;
+pub(super) const NOT_FOUND: u8 = 127;
 
 /// What is to be started, and what it is written in.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +45,17 @@ pub struct Start {
 }
 
 impl Start {
+    pub(super) fn cannot(&self, error: &std::io::Error) -> String {
+        format!("cannot start {}: {error}", self.program().display())
+    }
+
+    /// What is started.
+    pub fn program(&self) -> &OsStr {
+        self.command
+            .first()
+            .map_or(OsStr::new(""), OsString::as_os_str)
+    }
+
     /// Reads `[--runtime python|node] [--] CMD…`. `None` if there is no command.
     pub fn parse(words: Vec<OsString>) -> Option<Self> {
         let mut words = words.into_iter().peekable();
@@ -81,11 +92,7 @@ pub fn exec(start: &Start) -> ExitCode {
         ));
     }
     let error = become_command(&start.command, &environment);
-    let program = start.command.first().map(OsString::as_os_str);
-    say(&format!(
-        "cannot start {:?}: {error}",
-        program.unwrap_or_default()
-    ));
+    say(&start.cannot(&error));
     ExitCode::from(match error.kind() {
         std::io::ErrorKind::NotFound => NOT_FOUND,
         _ => CANNOT_EXEC,
@@ -164,7 +171,7 @@ fn names_extension(head: &[u8]) -> bool {
 }
 
 /// Standard error is the function's log. The logger is not started: that costs more than all the rest.
-fn say(message: &str) {
+pub(super) fn say(message: &str) {
     let _ = writeln!(std::io::stderr(), "{WRAPPER}: {message}");
 }
 

@@ -124,6 +124,14 @@ table! {
         what: "where Langfuse is, base path included; no query, no user name. Where those name only the extension itself, everything is held until this says where to",
         terraform: Terraform::Variable("base_url"),
     };
+    SHUTDOWN_MS = Setting {
+        name: "LANGFUSE_EXTENSION_SHUTDOWN_MS",
+        kind: Kind::Millis { most: 3_600_000 },
+        unset: Unset::Value("8000"),
+        secret: false,
+        what: "`run` and `serve`: the time between SIGTERM and the end; three quarters are the app's, one is for sending",
+        terraform: Terraform::Settings,
+    };
     THEN_EXEC = Setting {
         name: "LANGFUSE_EXTENSION_THEN_EXEC",
         kind: Kind::Path,

@@ -51,6 +51,8 @@ pub struct Plan<'a> {
     pub at_once: bool,
     /// Whether the function has placeholders for keys, and the extension the real ones.
     pub placeholder_keys: bool,
+    /// Whether the function keeps the settings that it has without the extension, and `/opt/langfuse` does the rest.
+    pub attached: bool,
     /// What the app is asked to do.
     pub features: &'a [&'a str],
     /// What there is to arrive before the sandbox may end; `None` to end it at once.
@@ -183,17 +185,17 @@ fn builder(
     for (name, value) in client.variables.iter().chain(at_once) {
         lambda = lambda.function_env(*name, *value);
     }
+    if plan.attached {
+        return attached(lambda, client, plan, langfuse, listen, dir);
+    }
     for (name, value) in address(client.address, &url, plan, direct) {
         lambda = lambda.function_env(name, value);
     }
     if direct {
         return lambda.freeze(Freeze::Off);
     }
-    let extensions = dir.join("opt/extensions");
-    std::fs::create_dir_all(&extensions).expect("a directory");
-    symlink(extension_binary(), extensions.join("langfuse-extension")).expect("a link");
     lambda = lambda
-        .opt_dir(dir.join("opt"))
+        .opt_dir(opt(dir))
         .extension_env("LANGFUSE_EXTENSION_BASE_URL", langfuse.url())
         .extension_env("LANGFUSE_EXTENSION_LISTEN", listen.to_string())
         .extension_env(
@@ -206,6 +208,40 @@ fn builder(
             .extension_env("LANGFUSE_EXTENSION_SECRET_KEY", Project::SECRET_KEY);
     }
     lambda
+}
+
+/// What somebody has who traces to Langfuse without the extension, and adds the layer and one variable. Everybody sees the
+/// same environment. (The port and the spool are this test's own, because many sandboxes share one machine here.)
+fn attached(
+    lambda: Builder,
+    client: &Client,
+    plan: Plan<'_>,
+    langfuse: &FakeLangfuse,
+    listen: SocketAddr,
+    dir: &std::path::Path,
+) -> Builder {
+    let own = address(client.address, &langfuse.url(), plan, true);
+    let spool = dir.join("spool").to_string_lossy().into_owned();
+    let of_test = [
+        ("LANGFUSE_EXTENSION_LISTEN", listen.to_string()),
+        ("LANGFUSE_EXTENSION_SPOOL_DIR", spool),
+    ];
+    own.into_iter()
+        .chain(of_test)
+        .fold(lambda.opt_dir(opt(dir)), |lambda, (name, value)| {
+            lambda.env(name, value)
+        })
+        .env("AWS_LAMBDA_EXEC_WRAPPER", "/opt/langfuse")
+}
+
+/// What the layer is, unpacked.
+fn opt(dir: &std::path::Path) -> std::path::PathBuf {
+    let opt = dir.join("opt");
+    let extensions = opt.join("extensions");
+    std::fs::create_dir_all(&extensions).expect("a directory");
+    symlink(extension_binary(), extensions.join("langfuse-extension")).expect("a link");
+    symlink("extensions/langfuse-extension", opt.join("langfuse")).expect("a link");
+    opt
 }
 
 /// The variables by which the client finds Langfuse or the extension.

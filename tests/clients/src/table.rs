@@ -84,7 +84,7 @@ pub fn document(trials: &[Trial]) -> String {
          the sandbox ends before the next invocation. The sandbox was ended directly after one trace without a flush; it was also the \
          first invocation, when clients are slowest. Whatever the client had handed over arrived (that is checked). A flush at the \
          end of the handler hands over everything for certain, for the milliseconds of the column above.\n\n\
-         | client | arrived at the defaults | hands over late? | what mends it | arrived with that |\n|---|---|---|---|---|\n",
+         | client | arrived at the defaults | hands over late? | what mends it | arrived with that | behind `/opt/langfuse`, no other setting |\n|---|---|---|---|---|---|\n",
     );
     for trial in trials {
         let Some(ended) = &trial.ended else { continue };
@@ -96,10 +96,11 @@ pub fn document(trials: &[Trial]) -> String {
         };
         let _ = writeln!(
             text,
-            "| {} | {} | {late} | {mend} | {} |",
+            "| {} | {} | {late} | {mend} | {} | {} |",
             trial.client.name,
             share(&ended.defaults, &ended.expected),
-            share(&ended.at_once, &ended.expected)
+            share(&ended.at_once, &ended.expected),
+            share(&ended.attached, &ended.expected)
         );
     }
     text

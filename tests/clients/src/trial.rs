@@ -47,6 +47,8 @@ pub struct Ended {
     pub at_once: Stored,
     /// What arrived from a client at its defaults.
     pub defaults: Stored,
+    /// What arrived from a client at its defaults, and with its address of Langfuse, behind `/opt/langfuse`.
+    pub attached: Stored,
 }
 
 impl Trial {
@@ -57,6 +59,26 @@ impl Trial {
         trial.through(Way::Healthy, &installed).await;
         trial.through(Way::Hung, &installed).await;
         trial.placeholders(&installed).await;
+        trial
+    }
+
+    /// One trace of a client that knows nothing of the extension, and the end of the sandbox: straight from a process that
+    /// lives on, and behind `/opt/langfuse` at the client's defaults. Every span must arrive.
+    pub async fn attached(client: Client) -> Self {
+        let installed = installed(client).await;
+        let mut trial = Self::empty(client);
+        let straight = Plan {
+            features: &["trace"],
+            ..plan(&client, Way::Direct)
+        };
+        let expected = run(&client, &installed, straight).await;
+        let attached = trial.attach(&installed).await;
+        for difference in attached.differences(&Stored {
+            scores: attached.scores.clone(),
+            ..expected.stored
+        }) {
+            trial.fail(&format!("attached: {difference}"));
+        }
         trial
     }
 
@@ -74,15 +96,19 @@ impl Trial {
         trial
     }
 
-    async fn start(client: Client, installed: &Installed) -> Self {
-        let direct = run(&client, installed, plan(&client, Way::Direct)).await;
-        let mut trial = Self {
+    fn empty(client: Client) -> Self {
+        Self {
             client,
             ways: BTreeMap::new(),
             placeholder_keys: None,
             ended: None,
             failures: Vec::new(),
-        };
+        }
+    }
+
+    async fn start(client: Client, installed: &Installed) -> Self {
+        let direct = run(&client, installed, plan(&client, Way::Direct)).await;
+        let mut trial = Self::empty(client);
         for (feature, answer) in &direct.answers {
             if answer.result.starts_with("raised") {
                 trial.fail(&format!("straight, {feature}: {}", answer.result));
@@ -125,24 +151,49 @@ impl Trial {
         let expected = run(&self.client, installed, plan(Way::Direct, true)).await;
         let at_once = run(&self.client, installed, plan(Way::Healthy, true)).await;
         let defaults = run(&self.client, installed, plan(Way::Healthy, false)).await;
+        let attached = self.attach(installed).await;
         for outcome in [&at_once, &defaults] {
-            let arrived = outcome.stored.spans.len() + outcome.stored.scores.len();
-            if outcome.acknowledged != Some(arrived) {
-                let acknowledged = outcome.acknowledged;
-                self.fail(&format!(
-                    "process exit: {acknowledged:?} acknowledged, {arrived} arrived\n{}",
-                    outcome.log
-                ));
-            }
+            self.check_acknowledged(outcome);
         }
         if at_once.stored.spans != expected.stored.spans {
             self.fail(&format!("process exit: other spans\n{}", at_once.log));
+        }
+        if attached.spans != expected.stored.spans {
+            self.fail("attached: other spans than those of a client that hands over at once");
         }
         self.ended = Some(Ended {
             expected: expected.stored,
             at_once: at_once.stored,
             defaults: defaults.stored,
+            attached,
         });
+    }
+
+    /// One trace at the client's defaults behind `/opt/langfuse`, and the end of the sandbox.
+    async fn attach(&mut self, installed: &Installed) -> Stored {
+        let plan = Plan {
+            features: &["trace"],
+            at_once: false,
+            attached: true,
+            ..plan(&self.client, Way::Healthy)
+        };
+        let outcome = run(&self.client, installed, plan).await;
+        self.check_acknowledged(&outcome);
+        if outcome.stored.spans.is_empty() {
+            self.fail(&format!("attached: nothing arrived\n{}", outcome.log));
+        }
+        outcome.stored
+    }
+
+    fn check_acknowledged(&mut self, outcome: &Outcome) {
+        let arrived = outcome.stored.spans.len() + outcome.stored.scores.len();
+        if outcome.acknowledged != Some(arrived) {
+            let acknowledged = outcome.acknowledged;
+            self.fail(&format!(
+                "process exit: {acknowledged:?} acknowledged, {arrived} arrived\n{}",
+                outcome.log
+            ));
+        }
     }
 
     fn direct(&self) -> &Outcome {
@@ -196,6 +247,7 @@ fn plan(client: &Client, way: Way) -> Plan<'static> {
         way,
         at_once: true,
         placeholder_keys: false,
+        attached: false,
         features: client.features,
         awaited: None,
     }

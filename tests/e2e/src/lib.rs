@@ -11,6 +11,7 @@
 mod books;
 mod ids;
 pub mod matrix;
+pub mod process;
 
 pub use books::{Answer, Books, Ran};
 pub use ids::{Ids, ids};
