@@ -255,13 +255,13 @@ variable "resend_ambiguous" {
 }
 
 variable "passthrough" {
-  description = "Which other calls to Langfuse pass through: sdk (what SDKs need at run time), all, off."
+  description = "Which other calls to Langfuse pass through with the extension's keys: sdk (what SDKs need at run time), write (prompts and datasets as well), all, off."
   type        = string
   default     = null
 
   validation {
-    condition     = var.passthrough == null || contains(["sdk", "all", "off"], coalesce(var.passthrough, "-"))
-    error_message = "passthrough must be sdk, all or off."
+    condition     = var.passthrough == null || contains(["sdk", "write", "all", "off"], coalesce(var.passthrough, "-"))
+    error_message = "passthrough must be sdk, write, all or off."
   }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod allowed;
 mod body;
+pub mod calls;
 mod connections;
 mod data;
 mod limits;

@@ -78,7 +78,9 @@ pub const LARGEST_DEFAULT_BUFFER_BYTES: usize = 32 << 20;
 pub enum Passthrough {
     /// With the extension's own keys, what Langfuse's SDKs ask for at run time; with the client's, everything.
     Sdk,
-    /// Everything under `/api/public/`.
+    /// And with the extension's what experiments and deployments need: prompts and datasets may be written.
+    Write,
+    /// Everything under `/api/public/`, with any keys.
     All,
     /// Nothing.
     Off,
@@ -173,6 +175,7 @@ impl Config {
                 .unwrap_or_else(|| table::SPOOL_DIR.default_value().into()),
             spool_bytes,
             passthrough: match reader.choice(&table::PASSTHROUGH) {
+                "write" => Passthrough::Write,
                 "all" => Passthrough::All,
                 "off" => Passthrough::Off,
                 _ => Passthrough::Sdk,

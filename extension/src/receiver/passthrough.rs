@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
@@ -16,7 +17,8 @@ use langfuse_extension_core::delivery::fact::Fact;
 use langfuse_extension_core::route::Credential;
 use tokio::time::Instant;
 
-use super::allowed::{is_sdk_call, raw_target};
+use super::allowed::raw_target;
+use super::calls::{self, Width};
 use super::prompts::{self, Found, Key, Prompt, Prompts};
 use super::relay::{self, CutOff, Progress, Relayed};
 use super::route::HOP_BY_HOP;
@@ -29,7 +31,14 @@ use crate::settings::Passthrough;
 /// A request as it goes to Langfuse.
 struct Question {
     method: Method,
-    /// Path and query as the client wrote them.
+    /// Path and query.
+    target: String,
+    headers: HeaderMap,
+}
+
+/// What of a client's request may go to Langfuse.
+struct Allowed {
+    /// Path and query.
     target: String,
     headers: HeaderMap,
 }
@@ -60,21 +69,20 @@ impl Receiver {
         let Some(credential) = self.credential(&parts.headers) else {
             return self.no_keys();
         };
-        let Some(target) = raw_target(&parts.uri) else {
-            let reason = "the path has segments that would climb out of Langfuse's API";
-            return message(StatusCode::BAD_REQUEST, "InvalidRequestError", reason);
+        let allowed = match self.may_ask(&parts, &credential) {
+            Ok(allowed) => allowed,
+            Err(refusal) => return refusal,
         };
-        if !self.may_pass(&parts.method, &target, &credential) {
-            let reason = "LANGFUSE_EXTENSION_PASSTHROUGH does not let this request pass";
-            return message(StatusCode::FORBIDDEN, "ForbiddenError", reason);
-        }
-        let mut headers = end_to_end(&parts.headers);
+        let Allowed {
+            target,
+            mut headers,
+        } = allowed;
         let Some(authorization) = self.authorize(&mut headers, credential).await else {
             return failed(&NoAnswer::NotAsked(
                 "the extension's keys are not there yet",
             ));
         };
-        let wants_prompt = prompts::asks_for_prompt(&parts.method, &target, &headers);
+        let wants_prompt = prompts::asks_for_prompt(&parts.method, &target, &parts.headers);
         let key = Key {
             target: target.clone(),
             authorization,
@@ -91,12 +99,36 @@ impl Receiver {
         }
     }
 
-    fn may_pass(&self, method: &Method, target: &str, credential: &Credential) -> bool {
-        match (self.settings.passthrough, credential) {
-            (Passthrough::Off, _) => false,
-            (Passthrough::All, _) | (Passthrough::Sdk, Credential::Client(_)) => true,
-            (Passthrough::Sdk, Credential::Configured) => is_sdk_call(method, target),
+    /// What of a request goes to Langfuse; or the answer to one that does not.
+    fn may_ask(
+        &self,
+        parts: &Parts,
+        credential: &Credential,
+    ) -> Result<Allowed, Response<AnswerBody>> {
+        let width = match (self.settings.passthrough, credential) {
+            (Passthrough::Off, _) => return Err(forbidden()),
+            (Passthrough::Sdk, Credential::Configured) => Some(Width::Sdk),
+            (Passthrough::Write, Credential::Configured) => Some(Width::Write),
+            (Passthrough::All, Credential::Configured) | (_, Credential::Client(_)) => None,
+        };
+        if let Some(width) = width {
+            let target = calls::target(width, &parts.method, &parts.uri).ok_or_else(forbidden)?;
+            let headers = calls::headers(&parts.headers);
+            return Ok(Allowed { target, headers });
         }
+        let Some(target) = raw_target(&parts.uri) else {
+            let reason = "the path has segments that would climb out of Langfuse's API";
+            return Err(message(
+                StatusCode::BAD_REQUEST,
+                "InvalidRequestError",
+                reason,
+            ));
+        };
+        let headers = match credential {
+            Credential::Configured => calls::headers(&parts.headers),
+            Credential::Client(_) => end_to_end(&parts.headers),
+        };
+        Ok(Allowed { target, headers })
     }
 
     /// Puts the keys in, and returns them as they go. Keys that are still being fetched are waited for, once in vain
@@ -335,6 +367,12 @@ fn failed(no_answer: &NoAnswer) -> Response<AnswerBody> {
         _ => (StatusCode::FAILED_DEPENDENCY, "FailedDependency"),
     };
     message(status, error, &no_answer.to_string())
+}
+
+fn forbidden() -> Response<AnswerBody> {
+    let reason =
+        "LANGFUSE_EXTENSION_PASSTHROUGH does not let this request pass with the extension's keys";
+    message(StatusCode::FORBIDDEN, "ForbiddenError", reason)
 }
 
 /// In the shape of Langfuse's own errors.

@@ -230,10 +230,10 @@ table! {
     };
     PASSTHROUGH = Setting {
         name: "LANGFUSE_EXTENSION_PASSTHROUGH",
-        kind: Kind::Choice(&["sdk", "all", "off"]),
+        kind: Kind::Choice(&["sdk", "write", "all", "off"]),
         unset: Unset::Value("sdk"),
         secret: false,
-        what: "what else travels to Langfuse. `sdk`: everything with the client's keys, only what SDKs need with the extension's; `all`; `off`",
+        what: "what else travels to Langfuse. `sdk`: everything with the client's keys; with the extension's a prompt by its name, the project, media uploads, health. `write`: prompts and datasets may be written with them too; `all`: everything; `off`: nothing",
         terraform: Terraform::Variable("passthrough"),
     };
     PROMPT_CACHE = Setting {

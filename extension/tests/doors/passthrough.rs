@@ -176,6 +176,83 @@ async fn with_injected_keys_only_what_sdks_ask_passes_and_with_its_own_keys_ever
 }
 
 #[tokio::test]
+async fn what_is_asked_with_injected_keys_is_built_anew() {
+    let doors = Doors::open(Setup {
+        own_keys: true,
+        ..Setup::default()
+    })
+    .await;
+    let head = "Host: localhost\r\nCookie: session=x\r\nX-HTTP-Method-Override: DELETE\r\nX-Original-URL: /api/public/traces\r\n\
+                X-Forwarded-Host: evil.example\r\nx-langfuse-public-key: pk-lf-other\r\nx-langfuse-sdk-name: python\r\n\
+                Connection: close\r\n\r\n";
+    for (target, status) in [
+        ("//api/public/v2/prompts/a%2fb?x=1&label=p+q", "404"),
+        ("/api/public/projects/..%2ftraces", "403"),
+        ("/api/public/v2/prompts/..%2f..%2ftraces", "403"),
+        ("/api/public/v2/prompts/%2e%2e%2fsessions", "403"),
+        ("/api/public/v2/prompts/%252e%252e%252ftraces", "403"),
+        ("/api/public/v2/prompts?limit=100", "403"),
+    ] {
+        let answer = raw(
+            &doors,
+            format!("GET {target} HTTP/1.1\r\n{head}").as_bytes(),
+        )
+        .await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{target}: {answer}"
+        );
+    }
+    let body = "Content-Length: 2\r\n";
+    for target in [
+        "POST /api/public/v2/prompts",
+        "PATCH /api/public/v2/prompts/x/versions/1",
+        "POST /api/public/dataset-items",
+    ] {
+        let answer = raw(
+            &doors,
+            format!("{target} HTTP/1.1\r\n{body}{head}{{}}").as_bytes(),
+        )
+        .await;
+        assert!(answer.starts_with("HTTP/1.1 403"), "{target}: {answer}");
+    }
+    let seen = doors.langfuse.requests();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].target, "/api/public/v2/prompts/a%2Fb?label=p%20q");
+    for name in [
+        "cookie",
+        "x-http-method-override",
+        "x-original-url",
+        "x-forwarded-host",
+    ] {
+        assert_eq!(seen[0].header(name), None, "{name}");
+    }
+    assert_eq!(seen[0].header("x-langfuse-sdk-name"), Some("python"));
+    assert_eq!(seen[0].header("x-langfuse-public-key"), Some("pk-lf-test"));
+}
+
+#[tokio::test]
+async fn prompts_are_written_with_injected_keys_where_the_setting_says_so() {
+    let mut setup = Setup {
+        own_keys: true,
+        ..Setup::default()
+    };
+    setup.receiver.passthrough = Passthrough::Write;
+    let doors = Doors::open(setup).await;
+    let new = json!({"name": "new", "prompt": "x", "type": "text"});
+    let request = doors
+        .client
+        .post(format!("{}/api/public/v2/prompts", doors.url));
+    let request = request.header("content-type", "application/json");
+    assert_eq!(
+        request.body(new.to_string()).send().await.unwrap().status(),
+        201
+    );
+    let traces = doors.client.get(format!("{}/api/public/traces", doors.url));
+    assert_eq!(traces.send().await.unwrap().status(), 403);
+}
+
+#[tokio::test]
 async fn keys_that_are_still_being_fetched_are_waited_for() {
     let mut setup = Setup::default();
     setup.receiver.has_keys = true;
