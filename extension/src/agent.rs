@@ -221,7 +221,11 @@ impl Agent {
                 destination: Destination::Langfuse,
                 route,
             } => self.exporter.probe(route),
-            Action::Cut { id, payload } => self.exporter.cut(id, payload),
+            Action::Cut {
+                id,
+                payload,
+                part_bytes,
+            } => self.exporter.cut(id, payload, part_bytes),
             Action::Abort { id } => self.exporter.abort(id),
             Action::AbortProbe {
                 destination: Destination::Langfuse,

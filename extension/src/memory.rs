@@ -208,6 +208,17 @@ impl Growing {
     }
 }
 
+impl std::io::Write for Growing {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        self.append(data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 fn own_pages(bytes: usize) -> Option<MmapMut> {
     let wanted = bytes >= OWN_PAGES_BYTES;
     let map = wanted.then(|| MmapMut::map_anon(bytes));

@@ -211,9 +211,16 @@ impl Payload {
         self.repaired
     }
 
-    /// Cuts the body in two, near the middle of its bytes, between two spans, events or scores. `None`: a single unit
-    /// cannot be cut.
-    pub fn split(&self) -> Option<[Self; 2]> {
-        split::split(self)
+    /// Cuts the body between two spans, events or scores into parts of at most `part_bytes` before compression, and at least in
+    /// two. A part of a single unit may be larger. `None`: a single unit cannot be cut.
+    ///
+    /// A compressed body is cut while it is inflated; [`Payload::bytes_to_cut`] says what that takes.
+    pub fn cut(&self, part_bytes: usize) -> Option<Vec<Self>> {
+        split::cut(self, part_bytes)
+    }
+
+    /// The most memory that [`Payload::cut`] takes, the parts included.
+    pub fn bytes_to_cut(&self) -> usize {
+        split::bytes_to_cut(self)
     }
 }

@@ -214,7 +214,7 @@ impl<P: Payload> Buffer<P> {
         &mut self,
         route: &Arc<Route>,
         item: &Item<P>,
-        parts: [Item<P>; 2],
+        parts: Vec<Item<P>>,
     ) -> Vec<Item<P>> {
         self.held_bytes -= cost(item);
         self.held_bytes += parts.iter().map(cost).sum::<usize>();

@@ -199,8 +199,8 @@ pub enum Event<P> {
     Cut {
         /// Which item.
         id: ItemId,
-        /// What together holds the item's units. `None`: it cannot be cut.
-        parts: Option<[P; 2]>,
+        /// What together holds the item's units: two or more, or none if it cannot be cut.
+        parts: Vec<P>,
     },
     /// An [`Action::Probe`] has come to its end. Each one is answered by exactly one of these.
     Probed {
@@ -239,12 +239,14 @@ pub enum Action<P> {
         /// Whose credential it carries.
         route: Arc<Route>,
     },
-    /// Cut an item in two, because it is too large, or to find what of it is refused. Answered by [`Event::Cut`].
+    /// Cut an item into parts, because it is too large, or to find what of it is refused. Answered by [`Event::Cut`].
     Cut {
         /// Which item.
         id: ItemId,
         /// Its body.
         payload: P,
+        /// How large a part may be before compression, unless it is a single unit.
+        part_bytes: usize,
     },
     /// Stop waiting for the answer to a send; its [`Event::Exported`] still comes, at once.
     Abort {

@@ -88,11 +88,13 @@ impl Exporter {
         });
     }
 
-    /// Cuts an item in two. Exactly one [`Event::Cut`] follows.
-    pub fn cut(&self, id: ItemId, payload: Payload) {
-        let inputs = self.inputs.clone();
+    /// Cuts an item into parts. Exactly one [`Event::Cut`] follows.
+    pub fn cut(&self, id: ItemId, payload: Payload, part_bytes: usize) {
+        let (inputs, budget) = (self.inputs.clone(), self.budget.clone());
         tokio::spawn(async move {
-            let parts = aside(move || payload.split()).await.flatten();
+            let _memory = budget.export(payload.bytes_to_cut()).await;
+            let parts = aside(move || payload.cut(part_bytes)).await.flatten();
+            let parts = parts.unwrap_or_default();
             inputs.event(Event::Cut { id, parts });
         });
     }

@@ -43,18 +43,18 @@ struct Frame {
 }
 
 /// What is wrong with the message. It becomes a [`Refusal`] once, at the top, because that is large.
-type Fault = &'static str;
+pub(super) type Fault = &'static str;
 
 /// What stands before the content of a field. A varint has no content but its head.
-struct Head {
-    number: u64,
-    wire: Wire,
-    content_bytes: u64,
+pub(super) struct Head {
+    pub(super) number: u64,
+    pub(super) wire: Wire,
+    pub(super) content_bytes: u64,
 }
 
 impl Head {
     /// The head at the beginning of `bytes`, and how long it is. `None`: more bytes are needed.
-    fn read(bytes: &[u8]) -> Result<Option<(Self, usize)>, Fault> {
+    pub(super) fn read(bytes: &[u8]) -> Result<Option<(Self, usize)>, Fault> {
         // Nearly every head is a tag and a length of one byte each.
         if let [tag @ 0..=0x7f, length @ 0..=0x7f, ..] = bytes
             && Wire::of(u64::from(*tag)) == Some(Wire::Delimited)

@@ -1,53 +1,73 @@
-//! Cutting an accepted body in two, for a Langfuse that finds it too large.
+//! Cutting an accepted body into requests of a size, for a Langfuse that finds it too large.
 //!
-//! The cut lies between two units, at the first one that begins in the second half of the bytes. What encloses it
-//! (resource, scope, unknown members) is repeated on both sides, byte for byte.
+//! The cuts lie between units. What encloses them (resource, scope, unknown members) is repeated in each part, byte for
+//! byte.
 
 mod json;
 mod proto;
 
 use bytes::Bytes;
 
-use super::encoding::{self, Declared};
-use super::merge::compress;
 use super::{Encoding, Kind, Limits, Payload};
 
-pub(super) fn split(payload: &Payload) -> Option<[Payload; 2]> {
+pub(super) fn cut(payload: &Payload, part_bytes: usize) -> Option<Vec<Payload>> {
     if payload.units < 2 {
         return None;
     }
-    let (left, right) = match payload.kind {
-        Kind::OtlpProtobuf => proto::split(&inflated(payload)?)?,
-        Kind::OtlpJson => json::split(&payload.body, &["resourceSpans", "scopeSpans", "spans"])?,
-        Kind::Ingestion => json::split(&payload.body, &["batch"])?,
-        Kind::Scores => json::split(&payload.body, &[])?,
-        Kind::Score => return None,
+    let part_bytes = part_bytes.min(payload.inflated_bytes / 2);
+    let parts = match payload.kind {
+        Kind::OtlpProtobuf => proto::cut(payload, part_bytes)?,
+        _ => cut_json(payload, part_bytes)?,
     };
-    let left = accepted(payload, left.into())?;
-    let right = accepted(payload, right.into())?;
-    let whole = left.units > 0 && right.units > 0 && left.units + right.units == payload.units;
-    whole.then_some([left, right])
+    let units: u64 = parts.iter().map(|part| u64::from(part.units)).sum();
+    (parts.len() > 1 && units == u64::from(payload.units)).then_some(parts)
 }
 
-fn inflated(payload: &Payload) -> Option<Bytes> {
-    if payload.encoding == Encoding::Identity {
-        return Some(payload.body.clone());
+/// What [`cut`] takes, its parts included.
+pub(super) fn bytes_to_cut(payload: &Payload) -> usize {
+    match payload.kind {
+        Kind::OtlpProtobuf => payload.stored_bytes() + proto::SCRATCH_BYTES,
+        // All parts, and the two halves of one of them.
+        _ => 2 * payload.stored_bytes(),
     }
-    let bytes = payload.inflated_bytes;
-    encoding::inflated(Declared::Gzip, &payload.body, bytes, &Limits::default()).ok()
 }
 
-/// Holds one half the way the whole was held.
-fn accepted(whole: &Payload, half: Bytes) -> Option<Payload> {
-    let half = match whole.encoding {
-        Encoding::Identity => half,
-        Encoding::Gzip => compress(&[half], Vec::new()).into(),
+/// Halves it and its halves, until none is too large that has several units.
+fn cut_json(payload: &Payload, part_bytes: usize) -> Option<Vec<Payload>> {
+    let [left, right] = halves(payload)?;
+    let (mut parts, mut rest) = (Vec::new(), vec![right, left]);
+    while let Some(part) = rest.pop() {
+        let smaller = (part.inflated_bytes > part_bytes).then(|| halves(&part));
+        match smaller.flatten() {
+            Some([left, right]) => rest.extend([right, left]),
+            None => parts.push(part),
+        }
+    }
+    Some(parts)
+}
+
+fn halves(payload: &Payload) -> Option<[Payload; 2]> {
+    let lists: &[&str] = match payload.kind {
+        _ if payload.units < 2 => return None,
+        Kind::OtlpJson => &["resourceSpans", "scopeSpans", "spans"],
+        Kind::Ingestion => &["batch"],
+        Kind::Scores => &[],
+        Kind::OtlpProtobuf | Kind::Score => return None,
     };
+    let (left, right) = json::split(&payload.body, lists)?;
+    let halves = [
+        accepted(payload, left.into())?,
+        accepted(payload, right.into())?,
+    ];
+    let [left, right] = halves.each_ref().map(|half| half.units);
+    (left > 0 && right > 0 && left + right == payload.units).then_some(halves)
+}
+
+fn accepted(whole: &Payload, half: Bytes) -> Option<Payload> {
     let limits = Limits {
         facts_spans: 0,
-        inflated_bytes: usize::MAX,
         json_inflated_bytes: usize::MAX,
-        memory: None,
+        ..Limits::default()
     };
-    Payload::restore(whole.kind, whole.encoding, half, &limits).ok()
+    Payload::restore(whole.kind, Encoding::Identity, half, &limits).ok()
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use langfuse_extension::memory::Budget;
 use langfuse_extension::payload::{
     DEPTH_LIMIT, EVENTS_LIMIT, IN_PLACE_BYTES, INGESTION_REQUEST_LIMIT_BYTES, Kind, Limits,
-    Refusal, SCORES_REQUEST_LIMIT_BYTES, accept_otlp, may_fit_in_place,
+    Payload, Refusal, SCORES_REQUEST_LIMIT_BYTES, accept_otlp, may_fit_in_place,
 };
 use langfuse_extension_core::memory::Memory;
 use prost::Message;
@@ -129,4 +129,52 @@ fn what_cannot_be_done_in_place_is_seen_before_it_is_tried() {
     assert!(!may_fit_in_place("", &[b' '; IN_PLACE_BYTES + 1]));
     assert!(may_fit_in_place("gzip", &inflating_to(IN_PLACE_BYTES)));
     assert!(!may_fit_in_place("gzip", &inflating_to(IN_PLACE_BYTES + 1)));
+}
+
+#[test]
+fn a_body_is_cut_into_parts_of_a_size_in_one_go() {
+    const SPAN_BYTES: usize = 100_000;
+    const PART_BYTES: usize = 450_000;
+    let protobuf = request(40, SPAN_BYTES).encode_to_vec();
+    let event = format!(r#"{{"id":"a","x":"{}"}}"#, "x".repeat(SPAN_BYTES));
+    let batch = format!(r#"{{"batch":[{}]}}"#, vec![event; 40].join(","));
+    for (kind, encoding, body) in [
+        (Kind::OtlpProtobuf, "", protobuf.clone()),
+        (Kind::OtlpProtobuf, "gzip", gzip(&protobuf)),
+        (Kind::Ingestion, "", batch.into_bytes()),
+    ] {
+        let parts = accept(kind, encoding, body)
+            .unwrap()
+            .cut(PART_BYTES)
+            .unwrap();
+        let sizes: Vec<_> = parts.iter().map(Payload::inflated_bytes).collect();
+        assert!(sizes.iter().all(|size| *size <= PART_BYTES), "{sizes:?}");
+        assert!(sizes.len() <= 20, "{sizes:?}");
+        assert_eq!(parts.iter().map(Payload::units).sum::<u32>(), 40);
+    }
+}
+
+#[test]
+fn a_span_larger_than_a_part_is_one_alone() {
+    let mut whole = request(3, 10);
+    whole.resource_spans[0].scope_spans[0].spans[1].name = "n".repeat(1 << 20);
+    let parts = accept_protobuf(whole.encode_to_vec())
+        .unwrap()
+        .0
+        .cut(100_000);
+    let units: Vec<_> = parts.unwrap().iter().map(Payload::units).collect();
+    assert_eq!(units, [1, 1, 1]);
+}
+
+#[test]
+fn a_request_whose_surroundings_are_too_much_to_repeat_is_not_cut() {
+    let mut whole = request(3, 10);
+    whole.resource_spans[0].schema_url = "u".repeat(2 << 20);
+    assert_eq!(
+        accept_protobuf(whole.encode_to_vec())
+            .unwrap()
+            .0
+            .cut(100_000),
+        None
+    );
 }

@@ -161,8 +161,8 @@ pub(crate) fn list(value: &Value) -> &[Value] {
 
 /// Cuts a payload again and again until nothing can be cut.
 pub(crate) fn split_to_the_end(payload: Payload) -> Vec<Payload> {
-    match payload.split() {
-        Some(halves) => halves.map(split_to_the_end).concat(),
+    match payload.cut(payload.inflated_bytes() / 2) {
+        Some(parts) => parts.into_iter().flat_map(split_to_the_end).collect(),
         None => vec![payload],
     }
 }

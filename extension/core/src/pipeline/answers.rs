@@ -37,7 +37,7 @@ impl<P: Payload> Pipeline<P> {
     }
 
     /// An item that was to be cut has parts, or cannot be cut.
-    pub fn cut(&mut self, id: ItemId, parts: Option<[P; 2]>) {
+    pub fn cut(&mut self, id: ItemId, parts: Vec<P>) {
         let Some(cutting) = self.cutting.remove(&id) else {
             return;
         };
@@ -46,19 +46,27 @@ impl<P: Payload> Pipeline<P> {
             item,
             otherwise,
         } = cutting;
-        match parts {
-            Some(parts) => self.replace(&route, &item, parts),
-            None => self.drop_taken(&[item], otherwise),
+        if parts.is_empty() {
+            self.drop_taken(&[item], otherwise);
+        } else {
+            self.replace(&route, &item, parts);
         }
     }
 
-    fn cut_in_two(&mut self, route: &Arc<Route>, item: Item<P>, otherwise: DropReason) {
+    fn cut_up(
+        &mut self,
+        route: &Arc<Route>,
+        item: Item<P>,
+        part_bytes: usize,
+        otherwise: DropReason,
+    ) {
         if item.payload.units() <= 1 {
             return self.drop_taken(&[item], otherwise);
         }
         self.actions.push(Action::Cut {
             id: item.id,
             payload: item.payload.clone(),
+            part_bytes,
         });
         let cutting = Cutting {
             route: Arc::clone(route),
@@ -120,8 +128,9 @@ impl<P: Payload> Pipeline<P> {
     fn too_large(&mut self, mut batch: Batch<P>) {
         self.learn_limit(&batch);
         if batch.items.len() == 1 {
+            let part_bytes = self.limits(&batch.route).bytes;
             for item in batch.items {
-                self.cut_in_two(&batch.route, item, DropReason::TooLarge);
+                self.cut_up(&batch.route, item, part_bytes, DropReason::TooLarge);
             }
             return;
         }
@@ -134,14 +143,15 @@ impl<P: Payload> Pipeline<P> {
         self.request_limit_bytes = self.request_limit_bytes.min(half);
     }
 
-    fn replace(&mut self, route: &Arc<Route>, item: &Item<P>, parts: [P; 2]) {
-        let parts = parts.map(|payload| {
+    fn replace(&mut self, route: &Arc<Route>, item: &Item<P>, parts: Vec<P>) {
+        let parts = parts.into_iter().map(|payload| {
             let part = self.new_item(payload, item.history, item.accepted_at);
             Item {
                 on_disk: item.on_disk,
                 ..part
             }
         });
+        let parts: Vec<_> = parts.collect();
         for part in &parts {
             self.store(route, part.clone(), Some(item.id));
         }

@@ -211,6 +211,7 @@ impl Sandbox {
         }
         while let Some((id, payload)) = self.cuts.pop() {
             let parts = (payload.units > 1).then(|| payload.halves());
+            let parts = parts.map_or(Vec::new(), Vec::from);
             self.tell(Event::Cut { id, parts });
         }
         let books = self.core.ledger();
@@ -247,7 +248,7 @@ impl Sandbox {
                 self.marks.push(("Store", ids.collect()));
                 "Store"
             }
-            Action::Cut { id, payload } => {
+            Action::Cut { id, payload, .. } => {
                 self.cuts.push((id, payload));
                 "Cut"
             }

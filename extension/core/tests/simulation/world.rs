@@ -336,9 +336,9 @@ impl World {
                 let answer = What::ProbeAnswers(self.probes, Fact::NoAnswer);
                 self.after_running(Duration::ZERO, answer);
             }
-            Action::Cut { id, payload } => {
+            Action::Cut { id, payload, .. } => {
                 let wait = self.rng.ms(0, 30);
-                let parts = payload.halves();
+                let parts = payload.halves().map_or(Vec::new(), Vec::from);
                 self.after_running(wait, What::Tell(Event::Cut { id, parts }));
             }
             Action::Store {
