@@ -312,7 +312,9 @@ impl<P: Payload> Core<P> {
             self.late_spans.next_invocation(stamped_at, in_vain);
             self.between_invocations = true;
         }
-        self.holds.released(self.why);
+        let held_at_all = self.work.ended_at().is_some() || release_by.is_over(now);
+        self.holds
+            .released(if held_at_all { self.why } else { Why::None });
         self.work.released();
         self.release(now)
     }

@@ -16,6 +16,7 @@ mod delivery;
 mod driver;
 mod end_of_work;
 mod grace;
+mod hold;
 mod keys;
 mod lifecycle;
 mod outage;
