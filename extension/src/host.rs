@@ -82,6 +82,7 @@ fn open(mut config: Config, doors: Doors) -> Opened {
         receiver::Settings {
             passthrough: config.passthrough,
             accept: config.accept,
+            scores: config.scores,
             prompt_cache: config.prompt_cache,
             has_keys: keyring.has_sources(),
             limits,

@@ -19,6 +19,7 @@ mod otlp_proto;
 mod poison;
 mod proto;
 mod refusal;
+mod score_events;
 mod scores;
 mod split;
 mod unit;
@@ -36,6 +37,7 @@ pub use ingestion::accept_ingestion;
 pub use merge::{Merged, bytes_to_merge, merge};
 pub use otlp::accept_otlp;
 pub use refusal::Refusal;
+pub use score_events::accept_scores_as_events;
 pub use scores::accept_scores;
 
 /// What is validated without leaving the thread that serves everybody: a few tens of microseconds of work.

@@ -35,7 +35,7 @@ use crate::exporter::upstream::Upstream;
 use crate::inputs::{Event, Input, Inputs};
 use crate::memory::Budget;
 use crate::payload::Answer;
-use crate::settings::{Accept, Passthrough};
+use crate::settings::{Accept, Passthrough, Scores};
 
 use connections::{Connection, Connections};
 use data::first_time;
@@ -79,6 +79,8 @@ pub struct Settings {
     pub passthrough: Passthrough,
     /// Whose spans are shipped.
     pub accept: Accept,
+    /// How scores are sent.
+    pub scores: Scores,
     /// Whether prompts are kept.
     pub prompt_cache: bool,
     /// The extension has keys of its own, or will have them.

@@ -96,6 +96,15 @@ pub enum Accept {
     Langfuse,
 }
 
+/// How what comes to `/api/public/scores` is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scores {
+    /// As `score-create` events, many in one request to `/api/public/ingestion`.
+    Merge,
+    /// Each request as it came, to the same endpoint.
+    Verbatim,
+}
+
 /// The keys of a project, or where to find them.
 #[derive(Clone, Debug)]
 pub struct KeySources {
@@ -134,6 +143,8 @@ pub struct Config {
     pub passthrough: Passthrough,
     /// Whose spans are shipped.
     pub accept: Accept,
+    /// How scores are sent.
+    pub scores: Scores,
     /// Whether prompts are kept in memory.
     pub prompt_cache: bool,
     /// Certificates of a self-hosted Langfuse, in PEM, trusted beside the compiled-in roots.
@@ -183,6 +194,10 @@ impl Config {
             accept: match reader.choice(&table::ACCEPT) {
                 "langfuse" => Accept::Langfuse,
                 _ => Accept::All,
+            },
+            scores: match reader.choice(&table::SCORES) {
+                "verbatim" => Scores::Verbatim,
+                _ => Scores::Merge,
             },
             prompt_cache: reader.switch(&table::PROMPT_CACHE),
             ca_file: reader

@@ -1,6 +1,9 @@
 //! Accepting what is sent to `/api/public/scores`: an array from Python SDK 5, one object from everybody else.
 //!
-//! Langfuse at 62751446 knows only the object, so an array is forwarded as it came, never taken apart.
+//! Kept as they came they are sent as they came; usually they are kept as events instead ([`super::score_events`]).
+
+use std::borrow::Cow;
+use std::ops::Range;
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -62,53 +65,97 @@ fn accept_array(body: Bytes, limits: &Limits<'_>) -> Result<Payload, Refusal> {
 }
 
 fn accept_object(body: Bytes, limits: &Limits<'_>) -> Result<(Payload, Answer), Refusal> {
-    let mut json = Json::new(&body);
-    let open = { json.shape().map(|_| json.at())? };
-    let (mut id, mut id_range, mut name, mut value) = (None, None, None, None);
-    let (mut first, mut empty) = (true, true);
+    let score = read_object(&body)?;
+    if score.name != Some(Shape::Text) {
+        return Err(Refusal::Shape("a score needs a name, which is a string"));
+    }
+    if !matches!(score.value, Some(Shape::Text | Shape::Number)) {
+        return Err(Refusal::Shape(
+            "a score needs a value, which is a number or a string",
+        ));
+    }
+    within_limit(&body)?;
+    let body = storable(body, score.repaired, limits)?;
+    let (id, body) = match &score.id {
+        Some(id) if !id.is_empty() => (id.clone(), body),
+        _ => {
+            limits.charge(body.len())?;
+            let (id, body) = score.with_new_id(&body);
+            (id, body.into())
+        }
+    };
+    within_limit(&body)?;
+    let elements = 0..body.len();
+    Ok((
+        payload(Kind::Score, body, 1, elements, score.repaired),
+        score_success(&id),
+    ))
+}
+
+/// What of a score decides here.
+struct Score {
+    /// Where its members begin.
+    open: usize,
+    empty: bool,
+    id: Option<String>,
+    /// Where an id stands, be it null.
+    id_range: Option<Range<usize>>,
+    name: Option<Shape>,
+    value: Option<Shape>,
+    /// Whether a text in it holds half of a surrogate pair.
+    repaired: bool,
+}
+
+fn read_object(body: &[u8]) -> Result<Score, Refusal> {
+    let mut json = Json::new(body);
+    if json.shape()? != Shape::Object {
+        return Err(Refusal::Shape("a score must be an object"));
+    }
+    let mut score = Score {
+        open: json.at(),
+        empty: true,
+        id: None,
+        id_range: None,
+        name: None,
+        value: None,
+        repaired: false,
+    };
+    let mut first = true;
     while let Some(key) = json.next_key(&mut first)? {
-        empty = false;
+        score.empty = false;
         let shape = json.shape()?;
         match json.text(&key).as_deref() {
             Some("id") if shape == Shape::Text => {
                 let text = json.string()?;
-                id = json.text(&text).map(std::borrow::Cow::into_owned);
-                id_range = Some(text.range.start - 1..text.range.end + 1);
+                score.id = json.text(&text).map(Cow::into_owned);
+                score.id_range = Some(text.range.start - 1..text.range.end + 1);
             }
-            Some("id") if shape == Shape::Null => (id, id_range) = (None, Some(json.skip()?)),
+            Some("id") if shape == Shape::Null => {
+                (score.id, score.id_range) = (None, Some(json.skip()?));
+            }
             Some("id") => return Err(Refusal::Shape("the id of a score must be a string")),
-            Some("name") => name = json.skip().map(|_| Some(shape))?,
-            Some("value") => value = json.skip().map(|_| Some(shape))?,
+            Some("name") => score.name = json.skip().map(|_| Some(shape))?,
+            Some("value") => score.value = json.skip().map(|_| Some(shape))?,
             _ => {
                 json.skip()?;
             }
         }
     }
     json.end()?;
-    if name != Some(Shape::Text) {
-        return Err(Refusal::Shape("a score needs a name, which is a string"));
-    }
-    if !matches!(value, Some(Shape::Text | Shape::Number)) {
-        return Err(Refusal::Shape(
-            "a score needs a value, which is a number or a string",
-        ));
-    }
-    within_limit(&body)?;
-    let repaired = json.has_lone_surrogates();
-    let body = storable(body, repaired, limits)?;
-    let (id, body) = match id {
-        Some(id) if !id.is_empty() => (id, body),
+    score.repaired = json.has_lone_surrogates();
+    Ok(score)
+}
+
+/// A score with an id: its own or a new one.
+pub(super) fn with_id(score: &[u8]) -> Result<(String, Cow<'_, [u8]>), Refusal> {
+    let read = read_object(score)?;
+    Ok(match &read.id {
+        Some(id) if !id.is_empty() => (id.clone(), Cow::Borrowed(score)),
         _ => {
-            limits.charge(body.len())?;
-            with_new_id(&body, open, id_range, empty)
+            let (id, score) = read.with_new_id(score);
+            (id, Cow::Owned(score))
         }
-    };
-    within_limit(&body)?;
-    let elements = 0..body.len();
-    Ok((
-        payload(Kind::Score, body, 1, elements, repaired),
-        score_success(&id),
-    ))
+    })
 }
 
 fn within_limit(score: &Bytes) -> Result<(), Refusal> {
@@ -121,42 +168,33 @@ fn within_limit(score: &Bytes) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Puts an id where the object has an empty one, or else in front of all other members.
-fn with_new_id(
-    body: &Bytes,
-    open: usize,
-    id_range: Option<std::ops::Range<usize>>,
-    empty: bool,
-) -> (String, Bytes) {
-    let id = Uuid::new_v4().to_string();
-    let comma = if empty { "" } else { "," };
-    let (before, inserted, after) = id_range.map_or_else(
-        || {
-            (
-                &body[..=open],
-                format!("\"id\":\"{id}\"{comma}"),
-                &body[open + 1..],
-            )
-        },
-        |range| {
-            (
-                &body[..range.start],
-                format!("\"{id}\""),
-                &body[range.end..],
-            )
-        },
-    );
-    let body = [before, inserted.as_bytes(), after].concat();
-    (id, body.into())
+impl Score {
+    /// Puts an id where the object has an empty one, or else in front of all other members.
+    fn with_new_id(&self, body: &[u8]) -> (String, Vec<u8>) {
+        let id = Uuid::new_v4().to_string();
+        let comma = if self.empty { "" } else { "," };
+        let (before, inserted, after) = self.id_range.as_ref().map_or_else(
+            || {
+                (
+                    &body[..=self.open],
+                    format!("\"id\":\"{id}\"{comma}"),
+                    &body[self.open + 1..],
+                )
+            },
+            |range| {
+                (
+                    &body[..range.start],
+                    format!("\"{id}\""),
+                    &body[range.end..],
+                )
+            },
+        );
+        let body = [before, inserted.as_bytes(), after].concat();
+        (id, body)
+    }
 }
 
-fn payload(
-    kind: Kind,
-    body: Bytes,
-    units: u32,
-    elements: std::ops::Range<usize>,
-    repaired: bool,
-) -> Payload {
+fn payload(kind: Kind, body: Bytes, units: u32, elements: Range<usize>, repaired: bool) -> Payload {
     Payload {
         kind,
         encoding: Encoding::Identity,

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::header::{
-    AsHeaderName, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, USER_AGENT,
+    AUTHORIZATION, AsHeaderName, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName,
+    USER_AGENT,
 };
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
@@ -23,7 +24,7 @@ use crate::payload::{
     self, Answer, Facts, IN_PLACE_BYTES, JSON_INFLATED_LIMIT_BYTES, Kind, Payload, Refusal,
     SpanFacts,
 };
-use crate::settings::Accept;
+use crate::settings::{Accept, Scores};
 
 /// Lines that are worth saying once.
 #[derive(Debug, Default)]
@@ -142,9 +143,14 @@ impl Receiver {
         request: Request<Incoming>,
         connection: &Connection,
     ) -> Option<Response<AnswerBody>> {
-        let accept = payload::accept_scores;
-        self.take_json(request, connection, Door::Scores, accept)
-            .await
+        // A public key alone may write scores here; whether it may elsewhere is not known.
+        let bearer = header(request.headers(), AUTHORIZATION).starts_with("Bearer ");
+        let (door, accept): (_, Accepts<_>) = if self.settings.scores == Scores::Merge && !bearer {
+            (Door::Ingestion, payload::accept_scores_as_events)
+        } else {
+            (Door::Scores, payload::accept_scores)
+        };
+        self.take_json(request, connection, door, accept).await
     }
 
     async fn take_json(

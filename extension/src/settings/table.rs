@@ -172,6 +172,14 @@ table! {
         what: "`langfuse` discards spans of foreign OpenTelemetry SDKs: those without `Authorization`, an `x-langfuse-*` header or a path under `/api/public/`",
         terraform: Terraform::Variable("accept"),
     };
+    SCORES = Setting {
+        name: "LANGFUSE_EXTENSION_SCORES",
+        kind: Kind::Choice(&["merge", "verbatim"]),
+        unset: Unset::Value("merge"),
+        secret: false,
+        what: "`merge` sends what comes to `/api/public/scores` as the events that Langfuse makes of it, many in one request; `verbatim` forwards each request as it came, although Langfuse 4.16 refuses the arrays of Python's SDK 5",
+        terraform: Terraform::Settings,
+    };
     FLUSH = Setting {
         name: "LANGFUSE_EXTENSION_FLUSH",
         kind: Kind::Choice(&["adaptive", "end", "background"]),

@@ -1,6 +1,9 @@
 //! Requests made of several: what becomes of the rest when Langfuse does not want one.
 
-use lambda_emulator::fake_langfuse::{Fault, FaultRule};
+use std::collections::BTreeSet;
+
+use lambda_emulator::fake_langfuse::{Config, Fault, FaultRule};
+use langfuse_extension::settings::Scores;
 use langfuse_extension_core::route::Door;
 use reqwest::Method;
 use serde_json::json;
@@ -156,8 +159,69 @@ async fn scores_of_several_requests_share_one_below_the_limit_and_are_never_comp
 }
 
 #[tokio::test]
-async fn one_score_and_an_array_of_them_are_different_requests() {
+async fn scores_of_every_kind_share_one_request_that_a_real_langfuse_takes() {
+    let mut doors = Doors::open(Setup {
+        langfuse: Config::default(),
+        ..Setup::default()
+    })
+    .await;
+    doors.invoke();
+    let score = |id: &str| json!({"id": id, "name": "quality", "value": 1, "traceId": "t"});
+    assert_eq!(doors.post(SCORES, &score("a")).await, 200);
+    assert_eq!(
+        doors.post(SCORES, &json!([score("b"), score("c")])).await,
+        202
+    );
+    let event = json!({"batch": [score_event("d", "x")]});
+    assert_eq!(doors.post(INGESTION, &event).await, 207);
+    doors.finish().await;
+    assert!(
+        doors
+            .langfuse
+            .wait_until(PATIENCE, |it| it.scores().count() == 4)
+            .await
+    );
+    let stored: BTreeSet<_> = doors
+        .langfuse
+        .scores()
+        .iter()
+        .map(|it| it.body["id"].to_string())
+        .collect();
+    assert_eq!(
+        stored,
+        BTreeSet::from([r#""a""#, r#""b""#, r#""c""#, r#""score-d""#].map(String::from))
+    );
+    assert_eq!((doors.asked(SCORES), doors.asked(INGESTION)), (0, 1));
+}
+
+#[tokio::test]
+async fn a_score_that_comes_with_a_public_key_alone_is_sent_where_that_is_allowed() {
     let mut doors = Doors::open(Setup::default()).await;
+    doors.invoke();
+    let request = doors
+        .request_as("Bearer pk-lf-1", Method::POST, SCORES)
+        .header("content-type", "application/json")
+        .body(json!({"name": "quality", "value": 1, "traceId": "t"}).to_string());
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    doors.finish().await;
+    assert!(
+        doors
+            .langfuse
+            .wait_until(PATIENCE, |it| it.requests().len() == 1)
+            .await
+    );
+    assert_eq!((doors.asked(SCORES), doors.asked(INGESTION)), (1, 0));
+}
+
+fn verbatim_scores() -> Setup {
+    let mut setup = Setup::default();
+    setup.receiver.scores = Scores::Verbatim;
+    setup
+}
+
+#[tokio::test]
+async fn verbatim_one_score_and_an_array_of_them_are_different_requests() {
+    let mut doors = Doors::open(verbatim_scores()).await;
     doors.invoke();
     let score = |id: &str| json!({"id": id, "name": "quality", "value": 1, "traceId": "t"});
     assert_eq!(doors.post(SCORES, &score("a")).await, 200);
@@ -184,7 +248,7 @@ async fn one_score_and_an_array_of_them_are_different_requests() {
 
 #[tokio::test]
 async fn an_array_that_an_older_langfuse_refuses_costs_no_other_data() {
-    let mut doors = Doors::open(Setup::default()).await;
+    let mut doors = Doors::open(verbatim_scores()).await;
     let refuse = FaultRule::from(Fault::status(400)).on_path(SCORES);
     doors.langfuse.set_fault(refuse.on_method("POST"));
     doors.invoke();

@@ -35,12 +35,13 @@ fn received(langfuse: &FakeLangfuse) -> Vec<(bool, String, String, BTreeMap<Stri
             .chain(recording.refused_events())
             .map(|it| {
                 let project = it.project.clone().unwrap_or_default();
-                (
-                    it.accepted,
-                    project,
-                    it.canonical(),
-                    headers(&it.storage_headers),
-                )
+                // Through either door a score is stored as it is; the event around it is made by us or by Langfuse.
+                let what = if it.is_score() {
+                    it.body.to_string()
+                } else {
+                    it.canonical()
+                };
+                (it.accepted, project, what, headers(&it.storage_headers))
             });
         let mut all: Vec<_> = observations.chain(events).collect();
         all.sort();

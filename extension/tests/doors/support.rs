@@ -16,7 +16,7 @@ use langfuse_extension::inputs::PlatformEvent;
 use langfuse_extension::inputs::{Event, Input, Inputs};
 use langfuse_extension::memory::Budget;
 use langfuse_extension::receiver::{Limits, Receiver, Settings};
-use langfuse_extension::settings::{Accept, Passthrough};
+use langfuse_extension::settings::{Accept, Passthrough, Scores};
 use langfuse_extension_core::Settings as CoreSettings;
 use langfuse_extension_core::memory::{MEMORY_LIMIT_BYTES, Memory};
 use langfuse_extension_core::strategy::Strategy;
@@ -59,6 +59,7 @@ impl Default for Setup {
             receiver: Settings {
                 passthrough: Passthrough::Sdk,
                 accept: Accept::All,
+                scores: Scores::Merge,
                 prompt_cache: true,
                 has_keys: false,
                 limits: Limits::default(),
@@ -160,9 +161,13 @@ impl Doors {
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.request_as(BASIC, method, path)
+    }
+
+    pub(crate) fn request_as(&self, keys: &str, method: Method, path: &str) -> RequestBuilder {
         self.client
             .request(method, format!("{}{path}", self.url))
-            .header("authorization", BASIC)
+            .header("authorization", keys)
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> u16 {
