@@ -90,6 +90,7 @@ pub struct Books {
     pub dropped: u64,
     #[serde(deserialize_with = "by_reason")]
     pub dropped_by_reason: BTreeMap<String, u64>,
+    /// Requests that were not taken.
     pub refused: u64,
     pub maybe_doubled: u64,
     pub requests: u64,

@@ -85,6 +85,7 @@ pub struct Setup {
     settings: BTreeMap<String, String>,
     lambda: Builder,
     with_extension: bool,
+    straight: bool,
 }
 
 impl Default for Setup {
@@ -106,6 +107,7 @@ impl Default for Setup {
                 .into(),
             lambda,
             with_extension: true,
+            straight: false,
         }
     }
 }
@@ -157,6 +159,14 @@ impl Setup {
         self
     }
 
+    /// The function alone, which posts to Langfuse itself.
+    #[must_use]
+    pub fn straight(mut self) -> Self {
+        self.with_extension = false;
+        self.straight = true;
+        self
+    }
+
     /// Starts everything; the first invocation brings the cold start.
     pub async fn start(self) -> World {
         let langfuse = FakeLangfuse::start(self.langfuse).expect("a fake Langfuse");
@@ -186,6 +196,12 @@ impl Setup {
                 .opt_dir(dir.path().join("opt"))
                 .function_env("COLLECTOR", listen.to_string());
         }
+        if self.straight {
+            let keys = format!("{}:{}", Project::PUBLIC_KEY, Project::SECRET_KEY);
+            lambda = lambda
+                .function_env("COLLECTOR", langfuse.address().to_string())
+                .function_env("COLLECTOR_KEYS", keys);
+        }
         let lambda = lambda.start().await.expect("an emulator");
         World {
             lambda,
@@ -195,6 +211,13 @@ impl Setup {
             tags: std::cell::Cell::new(0),
         }
     }
+}
+
+/// The one in the middle.
+pub fn median(times: &[Duration]) -> Duration {
+    let mut times = times.to_vec();
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 fn prefixed(name: &str) -> String {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use e2e::{FLUSH_BUDGET, Fault, QUICK, SLACK, Setup, World, json};
+use e2e::{FLUSH_BUDGET, Fault, QUICK, SLACK, Setup, World, json, median};
+
+/// What one hold may exceed another by where both wait for the same.
+const NOISE: Duration = Duration::from_millis(60);
 
 #[tokio::test]
 async fn a_hung_langfuse_costs_the_flush_budget_once_and_then_next_to_nothing() {
@@ -10,10 +13,20 @@ async fn a_hung_langfuse_costs_the_flush_budget_once_and_then_next_to_nothing() 
     world.langfuse.set_fault(Fault::HangBeforeAccepting);
     let first = world.trace(2).await.held.unwrap();
     assert!(first < FLUSH_BUDGET + SLACK, "{first:?}");
-    for _ in 0..4 {
-        let held = world.trace(2).await.held.unwrap();
-        assert!(held < SLACK, "{held:?}\n{}", world.story());
+    // What a sandbox is held for that is never held for data: Lambda's telemetry, on this machine, at this moment.
+    let background = Setup::new().setting("FLUSH", "background").start().await;
+    background.trace(2).await;
+    let (mut held, mut baseline) = (Vec::new(), Vec::new());
+    for _ in 0..6 {
+        held.push(world.trace(2).await.held.unwrap());
+        baseline.push(background.trace(2).await.held.unwrap());
     }
+    assert!(held.iter().all(|held| *held < SLACK), "{held:?}");
+    assert!(
+        median(&held) < median(&baseline) + NOISE,
+        "{held:?} against {baseline:?}\n{}",
+        world.story()
+    );
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{Fault, SLACK, Setup, json};
+use e2e::{Fault, SLACK, Setup, json, median};
 
 async fn with(strategy: &str) -> e2e::World {
     Setup::new().setting("FLUSH", strategy).start().await
@@ -53,6 +53,41 @@ async fn adaptive_stops_holding_in_dense_traffic_and_shares_requests() {
         "{requests} requests for 30 invocations\n{}",
         world.story()
     );
+}
+
+/// How far away Langfuse is where it matters, there and back.
+const FAR: Duration = Duration::from_millis(50);
+
+/// The other side of holding little: what dense traffic leaves in a frozen sandbox. `-- --nocapture` shows the figures of
+/// docs/promises.md.
+#[tokio::test]
+async fn dense_traffic_is_held_for_less_than_sparse_and_pays_with_what_is_frozen() {
+    let (mut figures, mut delivered) = (Vec::new(), Vec::new());
+    // Traffic is dense while the next invocation can be expected before data grows too old.
+    for pause in [Duration::ZERO, Duration::from_millis(1_200)] {
+        let setup = Setup::new().setting("MAX_DATA_AGE_MS", "2000");
+        let world = setup.start().await;
+        world.langfuse.set_fault(Fault::latency(FAR));
+        world.trace(1).await;
+        let (mut held, mut undelivered) = (Vec::new(), 0);
+        for _ in 0..10 {
+            held.push(world.trace(1).await.held.unwrap());
+            undelivered += usize::from(!world.lost().is_empty());
+            if !pause.is_zero() {
+                world.lambda.pause(pause).await;
+            }
+        }
+        let requests = world.status().await.requests;
+        eprintln!(
+            "pause {pause:?}: held {held:?}; {undelivered} of 10 frozen with data; {requests} requests"
+        );
+        world.shutdown().await;
+        world.assert_delivered_once(11);
+        figures.push(median(&held));
+        delivered.push(undelivered);
+    }
+    assert!(figures[0] < figures[1], "{figures:?}");
+    assert!(delivered[0] >= 5 && delivered[1] == 0, "{delivered:?}");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::{Cell, Measured};
-use crate::Exit;
+use crate::{Exit, median};
 
 /// The rows of all cells below a head; `baseline`: handler times without the extension.
 pub fn table(cells: &[Cell], baseline: &[Duration]) -> String {
@@ -41,12 +41,6 @@ pub fn table(cells: &[Cell], baseline: &[Duration]) -> String {
 fn spread(times: &[Duration]) -> String {
     let longest = times.iter().max().copied().unwrap_or_default();
     format!("{:.0} ({:.0})", millis(median(times)), millis(longest))
-}
-
-fn median(times: &[Duration]) -> Duration {
-    let mut times = times.to_vec();
-    times.sort();
-    times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 fn millis(time: Duration) -> f64 {
