@@ -46,6 +46,7 @@ locals {
     PASSTHROUGH      = var.passthrough
     PROMPT_CACHE     = var.prompt_cache
     ACCEPT           = var.accept
+    ROUTE_HEADERS    = var.route_headers == null ? null : join(",", var.route_headers)
     CA_FILE          = var.ca_file
     LOG_LEVEL        = var.log_level
   }

@@ -282,6 +282,17 @@ variable "accept" {
   }
 }
 
+variable "route_headers" {
+  description = "Headers of clients that travel on with spans and scores and keep them apart, for masking callbacks of a Langfuse of your own."
+  type        = list(string)
+  default     = null
+
+  validation {
+    condition     = var.route_headers == null || alltrue([for name in coalesce(var.route_headers, []) : can(regex("^[A-Za-z0-9-]+$", name))])
+    error_message = "route_headers takes names of headers: letters, digits and hyphens."
+  }
+}
+
 variable "ca_file" {
   description = "A PEM file in the function with the certificate authorities of a Langfuse of your own."
   type        = string
@@ -316,7 +327,7 @@ variable "settings" {
   }
 
   validation {
-    condition     = length(setintersection(keys(var.settings), ["BASE_URL", "PUBLIC_KEY", "LISTEN", "FLUSH", "FLUSH_BUDGET_MS", "MAX_DATA_AGE_MS", "BUFFER_BYTES", "SPOOL_BYTES", "SPOOL_DIR", "RESEND_AMBIGUOUS", "PASSTHROUGH", "PROMPT_CACHE", "ACCEPT", "CA_FILE", "LOG_LEVEL", "SECRET_KEY"])) == 0
+    condition     = length(setintersection(keys(var.settings), ["BASE_URL", "PUBLIC_KEY", "LISTEN", "FLUSH", "FLUSH_BUDGET_MS", "MAX_DATA_AGE_MS", "BUFFER_BYTES", "SPOOL_BYTES", "SPOOL_DIR", "RESEND_AMBIGUOUS", "PASSTHROUGH", "PROMPT_CACHE", "ACCEPT", "ROUTE_HEADERS", "CA_FILE", "LOG_LEVEL", "SECRET_KEY"])) == 0
     error_message = "settings is for what has no variable of its own: use that one, e.g. flush for FLUSH."
   }
 }

@@ -85,6 +85,7 @@ fn open(mut config: Config, doors: Doors) -> Opened {
             scores: config.scores,
             prompt_cache: config.prompt_cache,
             has_keys: keyring.has_sources(),
+            route_headers: std::mem::take(&mut config.route_headers),
             limits,
         },
     ));

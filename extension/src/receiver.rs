@@ -73,7 +73,7 @@ pub(crate) type AnswerBody = BoxBody<Bytes, BoxError>;
 struct Gone;
 
 /// How requests are treated.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// What passes through.
     pub passthrough: Passthrough,
@@ -85,6 +85,8 @@ pub struct Settings {
     pub prompt_cache: bool,
     /// The extension has keys of its own, or will have them.
     pub has_keys: bool,
+    /// Headers that travel with data, and keep it apart from other data, beside those that Langfuse knows.
+    pub route_headers: Vec<HeaderName>,
     /// What clients can make us hold.
     pub limits: Limits,
 }
@@ -185,6 +187,20 @@ impl Receiver {
         }
     }
 
+    /// What we sent has come back to us. It counts as not taken, so that it is held.
+    fn looped(&self) -> Response<AnswerBody> {
+        if first_time(&self.said.looped) {
+            tracing::error!(
+                "the address of Langfuse leads back to this extension, so everything is held: \
+                 set LANGFUSE_EXTENSION_BASE_URL to Langfuse's own address"
+            );
+        }
+        text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this request was sent by this extension itself\n",
+        )
+    }
+
     /// `None`: there is nobody to answer.
     async fn answer(
         self: Arc<Self>,
@@ -193,6 +209,9 @@ impl Receiver {
     ) -> Option<Response<AnswerBody>> {
         if let Some(refusal) = refuse_strangers(&request) {
             return Some(refusal);
+        }
+        if self.upstream.is_own(request.headers()) {
+            return Some(self.looped());
         }
         if data::header(request.headers(), CONTENT_TYPE).starts_with("application/grpc") {
             self.say_no_grpc();

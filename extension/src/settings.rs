@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderName;
 use langfuse_extension_core::Settings;
 use langfuse_extension_core::strategy::Strategy;
 use reqwest::Url;
@@ -145,6 +146,8 @@ pub struct Config {
     pub accept: Accept,
     /// How scores are sent.
     pub scores: Scores,
+    /// Further headers that travel with data and keep it apart.
+    pub route_headers: Vec<HeaderName>,
     /// Whether prompts are kept in memory.
     pub prompt_cache: bool,
     /// Certificates of a self-hosted Langfuse, in PEM, trusted beside the compiled-in roots.
@@ -199,6 +202,7 @@ impl Config {
                 "verbatim" => Scores::Verbatim,
                 _ => Scores::Merge,
             },
+            route_headers: reader.header_names(&table::ROUTE_HEADERS),
             prompt_cache: reader.switch(&table::PROMPT_CACHE),
             ca_file: reader
                 .path(&table::CA_FILE)

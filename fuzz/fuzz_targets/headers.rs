@@ -25,10 +25,10 @@ fuzz_target!(|lines: &[u8]| {
         Credential::Configured,
         Credential::Client("Basic eDp5".into()),
     ] {
-        let made = route(&headers, Door::TracesProtobuf, credential.clone());
+        let made = route(&headers, Door::TracesProtobuf, credential.clone(), &[]);
         assert_eq!(
             made,
-            route(&headers.clone(), Door::TracesProtobuf, credential)
+            route(&headers.clone(), Door::TracesProtobuf, credential, &[])
         );
         for (name, value) in &made.headers {
             let never = [

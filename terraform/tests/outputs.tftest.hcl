@@ -63,6 +63,7 @@ run "every_setting_reaches_the_extension_under_its_name" {
     passthrough      = "off"
     prompt_cache     = false
     accept           = "langfuse"
+    route_headers    = ["x-tenant", "x-region"]
     settings         = { SAMPLE = "0.5" }
     ca_file          = "/var/task/ca.pem"
     log_level        = "debug"
@@ -82,6 +83,7 @@ run "every_setting_reaches_the_extension_under_its_name" {
       LANGFUSE_EXTENSION_PASSTHROUGH      = "off"
       LANGFUSE_EXTENSION_PROMPT_CACHE     = "false"
       LANGFUSE_EXTENSION_ACCEPT           = "langfuse"
+      LANGFUSE_EXTENSION_ROUTE_HEADERS    = "x-tenant,x-region"
       LANGFUSE_EXTENSION_SAMPLE           = "0.5"
       LANGFUSE_EXTENSION_CA_FILE          = "/var/task/ca.pem"
       LANGFUSE_EXTENSION_LOG_LEVEL        = "debug"

@@ -8,9 +8,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::Url;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use tokio::sync::watch;
+
+use super::roots::{self, Trusted};
 
 /// How long a connection, TLS included, may take to come about.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -20,6 +20,13 @@ pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Says which project a request is for, in the clear; Langfuse uses it for debugging.
 pub const PUBLIC_KEY_HEADER: HeaderName = HeaderName::from_static("x-langfuse-public-key");
+
+/// Is on every request that we send, with a value of this process alone: one that comes to us with it is our own, through
+/// whatever name or proxy.
+pub const HOP_HEADER: HeaderName = HeaderName::from_static("langfuse-extension-hop");
+
+/// What a request to Langfuse says who it is from, unless it says so itself; some firewalls refuse those that do not.
+const USER_AGENT: &str = concat!("langfuse-lambda-extension/", env!("CARGO_PKG_VERSION"));
 
 /// A function that has no key of its own gives this as its public key (and anything as its secret one), because SDKs
 /// switch themselves off without keys. It stands for the keys of the extension.
@@ -67,42 +74,28 @@ pub struct Upstream(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     base: Option<Url>,
+    /// What [`HOP_HEADER`] says on our own requests.
+    hop: HeaderValue,
     tls: Option<rustls::ClientConfig>,
     /// `None` if no client could be made.
     client: Mutex<Option<reqwest::Client>>,
     keys: watch::Sender<Option<ReadyKeys>>,
 }
 
-/// Why TLS could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// The CA bundle cannot be read.
-    #[error("cannot read certificates from {path}: {reason}")]
-    CaFile {
-        /// The file named by `LANGFUSE_EXTENSION_CA_FILE` or `SSL_CERT_FILE`.
-        path: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The TLS library refused its configuration.
-    #[error("cannot set up TLS: {0}")]
-    Tls(#[from] rustls::Error),
-}
-
 impl Upstream {
     /// Reaches `base` and nothing else, trusting the compiled-in roots and the certificates in `ca_file`. `None`: there
     /// is nothing to reach. What is wrong is logged and done without.
     pub fn open(base: Option<Url>, ca_file: Option<&Path>) -> Self {
-        let tls = tls_config(ca_file).or_else(|error| {
-            tracing::error!(%error, "going on with the compiled-in certificates");
-            tls_config(None)
-        });
-        let tls = tls
-            .inspect_err(|error| tracing::error!(%error, "nothing can be shipped"))
+        let tls = tls_config(ca_file)
+            .inspect_err(
+                |error| tracing::error!(%error, "TLS cannot be set up, so nothing can be shipped"),
+            )
             .ok();
-        let client = tls.as_ref().and_then(new_client);
+        let hop = own_hop();
+        let client = tls.as_ref().and_then(|tls| new_client(tls, &hop));
         Self(Arc::new(Inner {
             base,
+            hop,
             tls,
             client: Mutex::new(client),
             keys: watch::Sender::new(None),
@@ -114,6 +107,14 @@ impl Upstream {
         let base = self.0.base.as_ref()?;
         let text = format!("{}{path}", base.as_str().trim_end_matches('/'));
         Url::parse(&text).ok()
+    }
+
+    /// Whether a request that came to us is one that we have sent.
+    pub fn is_own(&self, headers: &HeaderMap) -> bool {
+        headers
+            .get_all(HOP_HEADER)
+            .iter()
+            .any(|it| *it == self.0.hop)
     }
 
     /// The client of the moment. Requests under way keep the one they have. `None` if none could be made.
@@ -135,7 +136,12 @@ impl Upstream {
 
     /// Forgets all pooled connections; TLS sessions are kept, so that new ones resume them.
     pub fn reset_connections(&self) {
-        if let Some(client) = self.0.tls.as_ref().and_then(new_client) {
+        if let Some(client) = self
+            .0
+            .tls
+            .as_ref()
+            .and_then(|tls| new_client(tls, &self.0.hop))
+        {
             *self.0.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client);
         }
     }
@@ -186,9 +192,17 @@ fn public_key_of(authorization: &str) -> Option<String> {
     pair.split_once(':').map(|(public, _)| public.to_owned())
 }
 
-fn new_client(tls: &rustls::ClientConfig) -> Option<reqwest::Client> {
+fn own_hop() -> HeaderValue {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("1"))
+}
+
+fn new_client(tls: &rustls::ClientConfig, hop: &HeaderValue) -> Option<reqwest::Client> {
+    let hop = HeaderMap::from_iter([(HOP_HEADER, hop.clone())]);
     build(tls, |builder| {
         builder
+            .default_headers(hop)
+            .user_agent(USER_AGENT)
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
@@ -208,22 +222,19 @@ fn build(
         .ok()
 }
 
-fn tls_config(ca_file: Option<&Path>) -> Result<rustls::ClientConfig, TlsError> {
-    let mut roots = rustls::RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
+/// What is wrong with the file of certificates is said, and done without.
+fn tls_config(ca_file: Option<&Path>) -> Result<rustls::ClientConfig, rustls::Error> {
+    let mut roots = roots::compiled_in();
     if let Some(path) = ca_file {
-        let wrong = |reason: String| TlsError::CaFile {
-            path: path.display().to_string(),
-            reason,
-        };
-        for certificate in
-            CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?
-        {
-            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots
-                .add(certificate)
-                .map_err(|error| wrong(error.to_string()))?;
+        let file = path.display();
+        match roots::trust(&mut roots, path) {
+            Ok(Trusted { unreadable: 0, .. }) => {}
+            Ok(trusted) => {
+                tracing::warn!(%file, ?trusted, "going on without the unreadable certificates of this file")
+            }
+            Err(error) => {
+                tracing::error!(%file, %error, "going on with the compiled-in certificates");
+            }
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());

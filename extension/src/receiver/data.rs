@@ -35,6 +35,7 @@ pub(super) struct SaidOnce {
     pub(super) grpc: AtomicBool,
     foreign: AtomicBool,
     pub(super) keys_missing: AtomicBool,
+    pub(super) looped: AtomicBool,
 }
 
 pub(super) fn first_time(said: &AtomicBool) -> bool {
@@ -293,7 +294,8 @@ impl Receiver {
     /// Returns once the data is safe.
     async fn keep(&self, data: &Received<'_>, door: Door, payload: Payload, facts: Vec<SpanFact>) {
         if payload.units() > 0 {
-            let route = route::route(&data.headers, door, data.credential.clone());
+            let named = &self.settings.route_headers;
+            let route = route::route(&data.headers, door, data.credential.clone(), named);
             self.inputs.accept(route, payload, facts).await;
         }
     }

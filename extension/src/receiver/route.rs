@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
-    CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT,
+    HOST, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use langfuse_extension_core::route::{Credential, Door, Route};
 
-use crate::exporter::upstream::{PUBLIC_KEY_HEADER, Upstream};
+use crate::exporter::upstream::{HOP_HEADER, PUBLIC_KEY_HEADER, Upstream};
 
 /// Headers that concern one connection only, and never travel on. RFC 9110, section 7.6.1.
 pub(super) const HOP_BY_HOP: [HeaderName; 8] = [
@@ -23,33 +23,27 @@ pub(super) const HOP_BY_HOP: [HeaderName; 8] = [
     EXPECT,
 ];
 
-/// Headers that describe one body or its answer.
-const OF_ONE_REQUEST: [HeaderName; 6] = [
+/// How the headers begin by which Langfuse chooses how to store a request; old SDKs write them with underscores.
+const STORAGE_PREFIXES: [&str; 2] = ["x-langfuse-", "x_langfuse_"];
+
+/// Says which project a request is for, in the spelling of old SDKs.
+const OLD_PUBLIC_KEY_HEADER: HeaderName = HeaderName::from_static("x_langfuse_public_key");
+
+/// Headers that the request to Langfuse has by itself, or that would change how it is read.
+const NEVER: [HeaderName; 7] = [
     HOST,
+    AUTHORIZATION,
+    COOKIE,
     CONTENT_LENGTH,
     CONTENT_TYPE,
     CONTENT_ENCODING,
-    ACCEPT,
-    ACCEPT_ENCODING,
+    HOP_HEADER,
 ];
 
-/// Headers of the app's own tracing. They differ with each request, mean nothing to Langfuse, and would keep every
-/// request from sharing one with another.
-const TRACE_CONTEXT: [&str; 10] = [
-    "traceparent",
-    "tracestate",
-    "baggage",
-    "b3",
-    "sentry-trace",
-    "uber-trace-id",
-    "x-amzn-trace-id",
-    "x-request-id",
-    "keep-alive",
-    "proxy-connection",
-];
-
-/// Prefixes of further such headers.
-const TRACE_CONTEXT_PREFIXES: [&str; 2] = ["x-b3-", "x-datadog-"];
+/// Whether a header may travel because a setting names it.
+pub fn may_travel(name: &HeaderName) -> bool {
+    !HOP_BY_HOP.contains(name) && !NEVER.contains(name)
+}
 
 /// Whose keys a request goes with. `None`: it has none and the extension has none either.
 pub(super) fn credential(
@@ -70,17 +64,24 @@ pub(super) fn credential(
     }
 }
 
-/// The route of data that came with these headers. Credentials are never among the headers that travel on.
-pub fn route(headers: &HeaderMap, door: Door, credential: Credential) -> Arc<Route> {
+/// The route of data that came with these headers. Only what decides how Langfuse stores a request travels, and the
+/// headers that are `named` by a setting; whatever else an app's tracing or proxies add differs with each request, and
+/// would keep every one from sharing a request to Langfuse with another. Credentials are never among them.
+pub fn route(
+    headers: &HeaderMap,
+    door: Door,
+    credential: Credential,
+    named: &[HeaderName],
+) -> Arc<Route> {
+    let is_replaced = |name: &HeaderName| {
+        credential == Credential::Configured
+            && (*name == PUBLIC_KEY_HEADER || *name == OLD_PUBLIC_KEY_HEADER)
+    };
     let travels = |name: &HeaderName| {
-        !(HOP_BY_HOP.contains(name)
-            || OF_ONE_REQUEST.contains(name)
-            || *name == AUTHORIZATION
-            || credential == Credential::Configured && *name == PUBLIC_KEY_HEADER
-            || TRACE_CONTEXT.contains(&name.as_str())
-            || TRACE_CONTEXT_PREFIXES
-                .iter()
-                .any(|prefix| name.as_str().starts_with(prefix)))
+        let decides = STORAGE_PREFIXES
+            .iter()
+            .any(|prefix| name.as_str().starts_with(prefix));
+        (decides && !is_replaced(name)) || (named.contains(name) && may_travel(name))
     };
     let headers = headers.iter().filter(|(name, _)| travels(name));
     let headers = headers
@@ -97,39 +98,71 @@ pub fn route(headers: &HeaderMap, door: Door, credential: Credential) -> Arc<Rou
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_decides_the_storage_path_travels_and_what_differs_each_time_does_not() {
-        let headers: HeaderMap = [
-            ("host", "localhost:4318"),
-            ("authorization", "Basic eDp5"),
-            ("x-langfuse-sdk-name", "python"),
-            ("x_langfuse_sdk_version", "2.60.10"),
-            ("x-masking-tenant", "a"),
-            ("traceparent", "00-1-2-01"),
-            ("x-b3-traceid", "1"),
-            ("content-type", "application/json"),
-        ]
-        .into_iter()
-        .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
-        .collect();
-        let route = route(
-            &headers,
-            Door::TracesJson,
-            Credential::Client("Basic eDp5".into()),
-        );
-        let mut names: Vec<_> = route
-            .headers
+    fn names(
+        given: &[(&'static str, &str)],
+        credential: Credential,
+        named: &[&str],
+    ) -> Vec<String> {
+        let headers: HeaderMap = given
             .iter()
-            .map(|(name, _)| name.as_str())
+            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
             .collect();
+        let named: Vec<_> = named.iter().map(|name| name.parse().unwrap()).collect();
+        let route = route(&headers, Door::TracesJson, credential, &named);
+        let mut names: Vec<_> = route.headers.iter().map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
+        names
+    }
+
+    const GIVEN: [(&str, &str); 14] = [
+        ("host", "localhost:4318"),
+        ("authorization", "Basic eDp5"),
+        ("cookie", "session=1"),
+        ("content-type", "application/json"),
+        ("user-agent", "OTel"),
+        ("x-langfuse-sdk-name", "python"),
+        ("x-langfuse-public-key", "pk-lf-1"),
+        ("x_langfuse_public_key", "pk-lf-1"),
+        ("x_langfuse_sdk_version", "2.60.10"),
+        ("x-masking-tenant", "a"),
+        ("traceparent", "00-1-2-01"),
+        ("elastic-apm-traceparent", "00-1-2-01"),
+        ("newrelic", "eyJ2"),
+        ("x-cloud-trace-context", "1/2;o=1"),
+    ];
+
+    #[test]
+    fn only_what_decides_the_storage_path_travels() {
+        let of_client = names(&GIVEN, Credential::Client("Basic eDp5".into()), &[]);
+        let expected = [
+            "x-langfuse-public-key",
+            "x-langfuse-sdk-name",
+            "x_langfuse_public_key",
+            "x_langfuse_sdk_version",
+        ];
+        assert_eq!(of_client, expected);
+        let configured = names(&GIVEN, Credential::Configured, &[]);
         assert_eq!(
-            names,
-            [
-                "x-langfuse-sdk-name",
-                "x-masking-tenant",
-                "x_langfuse_sdk_version"
-            ]
+            configured,
+            ["x-langfuse-sdk-name", "x_langfuse_sdk_version"]
         );
+    }
+
+    #[test]
+    fn what_a_setting_names_travels_too_unless_it_cannot() {
+        let named = [
+            "x-masking-tenant",
+            "authorization",
+            "cookie",
+            "host",
+            "connection",
+        ];
+        let travels = names(&GIVEN, Credential::Configured, &named);
+        let expected = [
+            "x-langfuse-sdk-name",
+            "x-masking-tenant",
+            "x_langfuse_sdk_version",
+        ];
+        assert_eq!(travels, expected);
     }
 }

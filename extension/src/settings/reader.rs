@@ -5,9 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use http::HeaderName;
+
 use super::Environment;
 use super::address::without_userinfo;
 use super::table::{Kind, Setting, TABLE};
+use crate::receiver::route::may_travel;
 
 /// Something about the settings that a person should mend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +148,23 @@ impl<E: Environment> Reader<'_, E> {
             "it must be an absolute path, such as /tmp/langfuse, and not the root",
         );
         None
+    }
+
+    /// Names of headers that may travel with data, separated by commas.
+    pub(super) fn header_names(&mut self, setting: &Setting) -> Vec<HeaderName> {
+        let Some(text) = self.get(setting) else {
+            return Vec::new();
+        };
+        let names = text.split(',').map(str::trim).filter(|it| !it.is_empty());
+        let names: Result<Vec<HeaderName>, _> = names.map(str::parse).collect();
+        match names {
+            Ok(names) if names.iter().all(may_travel) => names,
+            _ => {
+                let must = "it must be names of headers with commas between, none of them of one connection or body";
+                self.not_used(setting, &text, must);
+                Vec::new()
+            }
+        }
     }
 
     /// An address that names neither family stands for both.

@@ -47,6 +47,8 @@ pub enum Kind {
     Key,
     /// A file or a directory, by its absolute path, and not the root.
     Path,
+    /// Names of headers, with commas between.
+    Headers,
     /// Read by the HTTP client itself.
     Proxy,
 }
@@ -243,6 +245,14 @@ table! {
         secret: false,
         what: "what else travels to Langfuse. `sdk`: everything with the client's keys; with the extension's a prompt by its name, the project, media uploads, health. `write`: prompts and datasets may be written with them too; `all`: everything; `off`: nothing",
         terraform: Terraform::Variable("passthrough"),
+    };
+    ROUTE_HEADERS = Setting {
+        name: "LANGFUSE_EXTENSION_ROUTE_HEADERS",
+        kind: Kind::Headers,
+        unset: Unset::Depends("–"),
+        secret: false,
+        what: "headers of clients, as in `x-tenant,x-region`, that travel on with spans and scores and keep them apart, beside `x-langfuse-*`; for masking callbacks of a Langfuse of your own",
+        terraform: Terraform::Variable("route_headers"),
     };
     PROMPT_CACHE = Setting {
         name: "LANGFUSE_EXTENSION_PROMPT_CACHE",

@@ -38,6 +38,7 @@ fn what_makes_no_sense_is_named_once_and_replaced() {
         ("LANGFUSE_EXTENSION_SPOOL_DIR", "/"),
         ("LANGFUSE_EXTENSION_CA_FILE", "ca.pem"),
         ("LANGFUSE_TRACING_ENABLED", "nope"),
+        ("LANGFUSE_EXTENSION_ROUTE_HEADERS", "x-tenant,authorization"),
         ("LANGFUSE_EXTENTION_FLUSH", "end"),
         ("LANGFUSE_EXTENSION_PUBLIC_KEY", "/langfuse/public"),
         ("LANGFUSE_EXTENSION_SECRET_KEY", "'sk-lf-hidden'"),
@@ -101,6 +102,13 @@ fn the_tables_defaults_are_the_cores() {
     assert_eq!(read.resend_ambiguous, default.resend_ambiguous);
     assert_eq!((read.strategy, read.enabled), (default.strategy, true));
     assert_eq!(read.flush_budget, Duration::from_secs(2));
+}
+
+#[test]
+fn headers_are_named_with_commas_between() {
+    let config = read(&[("LANGFUSE_EXTENSION_ROUTE_HEADERS", " X-Tenant, x-region,")]);
+    assert_eq!(config.route_headers, ["x-tenant", "x-region"]);
+    assert_eq!(config.problems, []);
 }
 
 #[test]

@@ -150,10 +150,83 @@ async fn plain_otlp_travels_without_headers_it_did_not_have() {
     let storage: Vec<_> = observation.storage_headers.keys().cloned().collect();
     assert_eq!(storage, ["content-type", "x-langfuse-public-key"]);
     assert_eq!(observation.project.as_deref(), Some("project-test"));
+    let ours = concat!("langfuse-lambda-extension/", env!("CARGO_PKG_VERSION"));
     assert_eq!(
         doors.langfuse.requests()[0].header("user-agent"),
-        Some("OTel")
+        Some(ours)
     );
+}
+
+#[tokio::test]
+async fn headers_that_differ_with_each_request_keep_none_from_sharing_one() {
+    let mut setup = Setup::default();
+    setup.receiver.has_keys = true;
+    let mut doors = Doors::open(setup).await;
+    doors.invoke();
+    for number in 0..200 {
+        let request = doors.client.post(format!("{}/v1/traces", doors.url));
+        let request = request
+            .header("content-type", "application/json")
+            .header("elastic-apm-traceparent", format!("00-{number:032x}-01-01"))
+            .header("newrelic", format!("{number}"))
+            .header("x-cloud-trace-context", format!("{number}/1;o=1"))
+            .header("x-correlation-id", format!("{number}"))
+            .header("x-instana-t", format!("{number}"));
+        let answer = request.body(span(number, "x").to_string()).send().await;
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    // Until now everything has waited for the keys.
+    doors.give_keys();
+    doors.finish().await;
+    assert_eq!(doors.langfuse.observations().len(), 200);
+    let requests = doors.langfuse.requests().len();
+    assert!(requests <= 2, "{requests}");
+}
+
+#[tokio::test]
+async fn headers_that_a_setting_names_travel_and_separate() {
+    let mut setup = Setup {
+        own_keys: true,
+        ..Setup::default()
+    };
+    setup.receiver.route_headers = vec!["x-tenant".parse().unwrap()];
+    let mut doors = Doors::open(setup).await;
+    doors.invoke();
+    for (number, tenant) in [(1, "a"), (2, "b"), (3, "a")] {
+        let request = doors.client.post(format!("{}/v1/traces", doors.url));
+        let request = request
+            .header("content-type", "application/json")
+            .header("x-tenant", tenant)
+            .header("x-other", "x");
+        let answer = request.body(span(number, "x").to_string()).send().await;
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    doors.finish().await;
+    let requests = doors.langfuse.requests();
+    let mut tenants: Vec<_> = requests.iter().map(|it| it.header("x-tenant")).collect();
+    tenants.sort_unstable();
+    tenants.dedup();
+    assert_eq!(tenants, [Some("a"), Some("b")]);
+    assert!(requests.iter().all(|it| it.header("x-other").is_none()));
+    assert_eq!(doors.langfuse.observations().len(), 3);
+}
+
+#[tokio::test]
+async fn what_we_sent_ourselves_is_not_taken_again() {
+    let mut doors = Doors::open(Setup::default()).await;
+    doors.invoke();
+    assert_eq!(doors.post(TRACES, &span(1, "x")).await, 200);
+    doors.finish().await;
+    let sent = &doors.langfuse.requests()[0];
+    let hop = sent.header("langfuse-extension-hop").unwrap();
+    let again = |value: &str| {
+        let request = doors.request(Method::POST, TRACES);
+        let request = request.header("content-type", "application/json");
+        let request = request.header("langfuse-extension-hop", value.to_owned());
+        request.body(span(2, "x").to_string()).send()
+    };
+    assert_eq!(again(hop).await.unwrap().status(), 503);
+    assert_eq!(again("another").await.unwrap().status(), 200);
 }
 
 #[tokio::test]

@@ -62,6 +62,7 @@ impl Default for Setup {
                 scores: Scores::Merge,
                 prompt_cache: true,
                 has_keys: false,
+                route_headers: Vec::new(),
                 limits: Limits::default(),
             },
             core: CoreSettings {
