@@ -47,6 +47,16 @@ impl Runtime {
     }
 }
 
+/// How much an app does at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// One invocation, after which it may be frozen: each span is handed over by itself, at once.
+    OneAtATime,
+    /// Many requests, and no freeze: spans are handed over fifty times a second. One by one they would queue up in the SDK,
+    /// which loses them when its process is ended by a signal.
+    ManyAtOnce,
+}
+
 /// How a variable is changed.
 #[derive(Clone, Copy, Debug)]
 enum Rule {
@@ -73,6 +83,8 @@ enum Rule {
 struct Row {
     name: &'static str,
     runtimes: &'static [Runtime],
+    /// `None`: under any.
+    load: Option<Load>,
     rule: Rule,
 }
 
@@ -85,7 +97,15 @@ const fn row(name: &'static str, runtimes: &'static [Runtime], rule: Rule) -> Ro
     Row {
         name,
         runtimes,
+        load: None,
         rule,
+    }
+}
+
+const fn under(load: Load, row: Row) -> Row {
+    Row {
+        load: Some(load),
+        ..row
     }
 }
 
@@ -106,17 +126,35 @@ const TABLE: &[Row] = &[
         ANY,
         Rule::OtlpAddress("/api/public/otel/v1/traces"),
     ),
-    row("LANGFUSE_FLUSH_AT", PYTHON, Rule::Absent("1")),
+    under(
+        Load::OneAtATime,
+        row("LANGFUSE_FLUSH_AT", PYTHON, Rule::Absent("1")),
+    ),
+    under(
+        Load::ManyAtOnce,
+        row("LANGFUSE_FLUSH_INTERVAL", PYTHON, Rule::Absent("0.02")),
+    ),
     // With LANGFUSE_FLUSH_AT=1 the JS SDK forgets scores; so this is what is safe for both.
     row(
         "LANGFUSE_FLUSH_INTERVAL",
         ALL_BUT_PYTHON,
         Rule::Absent("0.02"),
     ),
-    row(
-        "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
-        ANY,
-        Rule::AbsentWithoutOtherBackend("1"),
+    under(
+        Load::OneAtATime,
+        row(
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+            ANY,
+            Rule::AbsentWithoutOtherBackend("1"),
+        ),
+    ),
+    under(
+        Load::ManyAtOnce,
+        row(
+            "OTEL_BSP_SCHEDULE_DELAY",
+            ANY,
+            Rule::AbsentWithoutOtherBackend("20"),
+        ),
     ),
     row("NO_PROXY", ANY, Rule::NoProxy),
     row("no_proxy", ANY, Rule::NoProxy),
@@ -168,9 +206,13 @@ const TABLE: &[Row] = &[
 pub fn changes(
     given: &impl Environment,
     runtime: Runtime,
+    load: Load,
     local: SocketAddr,
 ) -> Vec<(&'static str, String)> {
-    let rows = TABLE.iter().filter(|row| row.runtimes.contains(&runtime));
+    let concerns = |row: &&Row| {
+        row.runtimes.contains(&runtime) && row.load.is_none_or(|of_row| of_row == load)
+    };
+    let rows = TABLE.iter().filter(concerns);
     rows.filter_map(|row| Some((row.name, new_value(row, given, local)?)))
         .collect()
 }

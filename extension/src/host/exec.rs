@@ -12,7 +12,7 @@ use std::panic::catch_unwind;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use super::attach::{self, Runtime};
+use super::attach::{self, Load, Runtime};
 use crate::receiver::IDENTITY_HEADER;
 use crate::settings::{Config, ProcessEnvironment};
 
@@ -103,12 +103,20 @@ pub fn exec(start: &Start) -> ExitCode {
 fn environment(runtime: Runtime) -> Vec<(&'static str, String)> {
     let listen = Config::read(&ProcessEnvironment).listen;
     if is_extension(listen, PATIENCE) {
-        return attach::changes(&ProcessEnvironment, runtime, listen);
+        return attach::changes(&ProcessEnvironment, runtime, load(), listen);
     }
     say(&format!(
         "no langfuse-extension answers on {listen}, so the app is started as it is"
     ));
     Vec::new()
+}
+
+/// Lambda says how many invocations an environment has at once, where these can be several.
+fn load() -> Load {
+    match std::env::var_os("AWS_LAMBDA_MAX_CONCURRENCY") {
+        Some(_) => Load::ManyAtOnce,
+        None => Load::OneAtATime,
+    }
 }
 
 fn become_command(words: &[OsString], environment: &[(&'static str, String)]) -> std::io::Error {

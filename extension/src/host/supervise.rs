@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::attach;
+use super::attach::{self, Load};
 use super::exec::{self, CANNOT_EXEC, NOT_FOUND, Start, say};
 use super::process::Grace;
 use crate::settings::{Config, ProcessEnvironment};
@@ -100,6 +100,7 @@ fn start_app(start: &Start, config: &Config, extension_is_there: bool) -> std::i
         command.envs(attach::changes(
             &ProcessEnvironment,
             start.runtime,
+            Load::ManyAtOnce,
             config.listen,
         ));
     }

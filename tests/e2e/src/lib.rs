@@ -225,7 +225,7 @@ fn prefixed(name: &str) -> String {
 }
 
 /// Each process has a loopback address of its own, so that two tests can hardly pick the same port.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     let ip = Ipv4Addr::new(127, 100 + high % 100, middle, low.clamp(1, 254));
     let listener = TcpListener::bind((ip, 0)).expect("a free port");

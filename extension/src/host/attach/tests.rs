@@ -11,7 +11,7 @@ fn change(
     given: &[(&'static str, &'static str)],
 ) -> BTreeMap<&'static str, String> {
     let given: HashMap<_, _> = given.iter().copied().collect();
-    changes(&given, runtime, DEFAULT_LISTEN)
+    changes(&given, runtime, Load::OneAtATime, DEFAULT_LISTEN)
         .into_iter()
         .collect()
 }
@@ -143,6 +143,19 @@ fn each_runtime_hands_over_at_once_in_its_own_way() {
 }
 
 #[test]
+fn under_many_requests_at_once_nothing_is_handed_over_one_by_one() {
+    let given: HashMap<&str, &str> = HashMap::new();
+    for runtime in [Runtime::Python, Runtime::Node, Runtime::Unknown] {
+        let changed = changes(&given, runtime, Load::ManyAtOnce, DEFAULT_LISTEN);
+        let changed: BTreeMap<_, _> = changed.into_iter().collect();
+        assert_eq!(changed["LANGFUSE_FLUSH_INTERVAL"], "0.02");
+        assert_eq!(changed["OTEL_BSP_SCHEDULE_DELAY"], "20");
+        assert!(!changed.contains_key("LANGFUSE_FLUSH_AT"), "{runtime:?}");
+        assert!(!changed.contains_key("OTEL_BSP_MAX_EXPORT_BATCH_SIZE"));
+    }
+}
+
+#[test]
 fn what_the_app_is_told_already_is_left() {
     let given = [
         ("LANGFUSE_FLUSH_AT", "15"),
@@ -230,7 +243,7 @@ fn attaching_twice_changes_nothing_more() {
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
     given.insert("HTTP_PROXY", "http://proxy.example");
-    let twice = changes(&given, Runtime::Python, DEFAULT_LISTEN);
+    let twice = changes(&given, Runtime::Python, Load::OneAtATime, DEFAULT_LISTEN);
     for (name, value) in twice {
         assert_eq!(once[name], value, "{name}");
     }
