@@ -6,6 +6,7 @@ pub mod aside;
 pub mod check;
 
 pub mod credentials;
+pub mod egress;
 pub mod exporter;
 pub mod host;
 pub mod inputs;

@@ -17,7 +17,7 @@ mod otlp;
 mod otlp_json;
 mod otlp_proto;
 mod poison;
-mod proto;
+pub(crate) mod proto;
 mod refusal;
 mod score_events;
 mod scores;

@@ -2,7 +2,7 @@
 
 /// How the value of a field is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wire {
+pub(crate) enum Wire {
     Varint,
     Fixed64,
     Delimited,
@@ -12,7 +12,7 @@ pub(super) enum Wire {
 }
 
 impl Wire {
-    pub(super) fn of(tag: u64) -> Option<Self> {
+    pub(crate) fn of(tag: u64) -> Option<Self> {
         Some(match tag & 7 {
             0 => Self::Varint,
             1 => Self::Fixed64,
@@ -28,7 +28,7 @@ impl Wire {
 /// The messages of an `ExportTraceServiceRequest`
 /// (<https://github.com/open-telemetry/opentelemetry-proto/tree/v1.5.0>, the version that Langfuse decodes with).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub(crate) enum Message {
     Request,
     ResourceSpans,
     Resource,
@@ -83,14 +83,14 @@ static FIELDS: [[Option<Field>; MAX_FIELD + 1]; MESSAGES.len()] = {
 
 /// What a known field holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Field {
+pub(crate) enum Field {
     Message(Message),
     Scalar(Wire),
 }
 
 impl Message {
     /// The field `number`, if Langfuse's decoder knows it; it skips the others by their wire type, and so do we.
-    pub(super) fn field(self, number: u64) -> Option<Field> {
+    pub(crate) fn field(self, number: u64) -> Option<Field> {
         let number = usize::try_from(number).ok()?;
         *FIELDS[self as usize].get(number)?
     }
@@ -134,7 +134,7 @@ impl Message {
 }
 
 /// Appends `value` as a base-128 varint.
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     loop {
         let low = (value & 0x7f) as u8;
         value >>= 7;
@@ -147,7 +147,7 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Reads a base-128 varint and says where it ends.
-pub(super) fn read_varint(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
+pub(crate) fn read_varint(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
     const MAX_VARINT_BYTES: usize = 10;
     let mut value = 0_u64;
     for (index, byte) in bytes
