@@ -136,11 +136,13 @@ impl LateSpans {
         self.traces.completeness() == Completeness::Whole
     }
 
-    /// Whether an invocation that still runs has handed over what the last one did, whole, and nothing was ever late.
+    /// Whether an invocation that still runs has handed over just what the last one did, whole, and nothing was ever late.
+    /// One that hands over more is no longer foretold: what comes then shares a request at the end, for requests are
+    /// what Langfuse's limits count.
     pub fn nothing_more_is_expected(&self) -> bool {
         let nothing = self.requests == 0 && self.requests_last_time == 0;
         let all = nothing || self.nothing_is_missing();
-        all && self.requests >= self.requests_last_time && self.grace().is_zero()
+        all && self.requests == self.requests_last_time && self.grace().is_zero()
     }
 
     fn grace(&self) -> Duration {

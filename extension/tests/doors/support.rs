@@ -222,10 +222,11 @@ pub(crate) fn client(upstream: &Upstream) -> Client {
         .unwrap()
 }
 
-/// One span as an OTLP/JSON request.
+/// One span as an OTLP/JSON request. Its local parent is missing, so that nothing is sent before the work is over.
 pub(crate) fn span(id: u64, text: &str) -> Value {
     json!({"resourceSpans": [{"scopeSpans": [{"scope": {"name": "test"}, "spans": [
         {"traceId": format!("{:032x}", id + 1), "spanId": format!("{:016x}", id + 1), "name": "work",
+         "parentSpanId": "ffffffffffffffff", "flags": 0x101,
          "attributes": [{"key": "text", "value": {"stringValue": text}}]}
     ]}]}]})
 }

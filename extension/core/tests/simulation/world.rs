@@ -153,6 +153,8 @@ impl World {
         );
         self.core = Core::new(settings, self.now());
         self.sends.clear();
+        // What a step told that a kill cut short is gone with its process.
+        self.forgotten.clear();
         self.probe = None;
         self.wake_at = None;
         self.undisturbed_until = None;
