@@ -310,10 +310,15 @@ impl<E: Environment> Reader<'_, E> {
             buffer_bytes: usize::try_from(buffer_bytes).unwrap_or(usize::MAX),
             resend_ambiguous: self.switch(&table::RESEND_AMBIGUOUS),
             spool,
+            snapshot: self.environment.get(INITIALIZATION_TYPE).as_deref() == Some("snap-start"),
             ..Settings::default()
         }
     }
 }
+
+/// How Lambda starts the sandbox.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime>
+const INITIALIZATION_TYPE: &str = "AWS_LAMBDA_INITIALIZATION_TYPE";
 
 #[cfg(test)]
 mod tests;

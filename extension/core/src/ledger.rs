@@ -56,11 +56,13 @@ pub enum DropReason {
     OverLimit,
     /// It was in memory at [`crate::recovery::MAX_CRASHES`] crashes of this process.
     Crashed,
+    /// It was accepted before the sandbox was copied (`SnapStart`): every copy would have sent it.
+    Snapshot,
 }
 
 impl DropReason {
     /// All reasons, in the order of [`Dropped`].
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::BufferFull,
         Self::TooManyRoutes,
         Self::Refused,
@@ -73,6 +75,7 @@ impl DropReason {
         Self::Damaged,
         Self::OverLimit,
         Self::Crashed,
+        Self::Snapshot,
     ];
 
     /// The name used in logs and in `/status`.
@@ -90,6 +93,7 @@ impl DropReason {
             Self::Damaged => "damaged",
             Self::OverLimit => "over_limit",
             Self::Crashed => "crashed",
+            Self::Snapshot => "snapshot",
         }
     }
 }

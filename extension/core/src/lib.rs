@@ -75,6 +75,8 @@ pub struct Settings {
     pub resend_ambiguous: bool,
     /// Whether what is left at the end stays in a spool on disk.
     pub spool: bool,
+    /// Whether the sandbox is copied once the function is initialised, and lives on in its copies only (`SnapStart`).
+    pub snapshot: bool,
     /// Spreads the waits of many sandboxes.
     pub seed: u64,
 }
@@ -92,6 +94,7 @@ impl Default for Settings {
             buffer_bytes: 32 << 20,
             resend_ambiguous: true,
             spool: true,
+            snapshot: false,
             seed: 1,
         }
     }

@@ -97,6 +97,9 @@ impl<P: Payload> Core<P> {
             self.holds.add(self.why, held);
         }
         let mut actions = self.notice_gap(&event, now);
+        if self.shows_a_restore(&event, now) {
+            self.pipeline.restored();
+        }
         self.take_in(event, now);
         let end_of_phase = self.advance(now);
         actions.append(&mut self.pipeline.take_actions());
@@ -230,6 +233,16 @@ impl<P: Payload> Core<P> {
             }
             _ => {}
         }
+    }
+
+    /// A copy is told of its invocation, or of the restore, or nobody tells it and only the wall clock shows it: the app may
+    /// post before either word has come.
+    fn shows_a_restore(&self, event: &Event<P>, now: Now) -> bool {
+        let told = matches!(
+            event,
+            Event::Invoke { .. } | Event::Shutdown { .. } | Event::Restored { .. }
+        );
+        told || now.frozen_since(self.last_event_at) >= CONNECTION_IDLE_LIMIT
     }
 
     /// What this sandbox is now was learned by other clocks, and of other invocations.

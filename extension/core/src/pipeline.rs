@@ -72,6 +72,10 @@ pub struct Pipeline<P> {
     delivery: Delivery,
     ledger: Ledger,
     recovery: Recovery,
+    /// The sandbox is still to be copied. Memory and disk are copied with it, so nothing accepted by now may be sent: not
+    /// by the copies, which are many, and not before, because a request that is just being made would be made by each of
+    /// them. Nothing is put on disk either; hence whatever a later process finds there is of one sandbox alone.
+    to_be_copied: bool,
     /// Requests delivered, by [`crate::route::Door`].
     deliveries: [u64; 4],
     /// Where the latest data goes: what comes next is likely to go there too.
@@ -114,6 +118,7 @@ impl<P: Payload> Pipeline<P> {
             delivery: Delivery::new(settings.seed),
             ledger: Ledger::default(),
             recovery: Recovery::default(),
+            to_be_copied: settings.snapshot,
             deliveries: [0; 4],
             latest_route: None,
             next_item: FIRST_ACCEPTED.0,
@@ -148,6 +153,15 @@ impl<P: Payload> Pipeline<P> {
         }
     }
 
+    /// This is a copy, or will never be copied. What it shares with other copies is given up.
+    pub fn restored(&mut self) {
+        if std::mem::take(&mut self.to_be_copied) {
+            for batch in self.buffer.drain() {
+                self.drop_taken(&batch.items, DropReason::Snapshot);
+            }
+        }
+    }
+
     /// A client's request was not taken.
     pub fn refused_client(&mut self, reason: Reason, bytes: u64) {
         self.ledger.refusals.add(reason, bytes);
@@ -159,6 +173,9 @@ impl<P: Payload> Pipeline<P> {
         for Lost { reason, units } in lost {
             self.ledger.recovered += units;
             self.drop_units(reason, units);
+        }
+        if !heads.is_empty() {
+            self.to_be_copied = false;
         }
         let (mut expired, mut crashed) = (Vec::new(), Vec::new());
         for head in heads {
@@ -259,7 +276,7 @@ impl<P: Payload> Pipeline<P> {
 
     /// Starts what may be sent of what is due.
     pub fn pump(&mut self, due: Due, now: Now) {
-        if due == Due::Nothing {
+        if due == Due::Nothing || self.to_be_copied {
             return;
         }
         let routes: Vec<_> = self
@@ -515,7 +532,7 @@ impl<P: Payload> Pipeline<P> {
             payload,
             accepted_at: now,
             history,
-            on_disk: self.settings.spool,
+            on_disk: self.settings.spool && !self.to_be_copied,
         }
     }
 

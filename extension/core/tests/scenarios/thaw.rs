@@ -1,10 +1,13 @@
 //! Freezes, and what survives them.
 
+use langfuse_extension_core::buffer::ItemId;
 use langfuse_extension_core::delivery::fact::Fact;
+use langfuse_extension_core::ledger::DropReason;
 use langfuse_extension_core::pipeline::THAW_GRACE;
+use langfuse_extension_core::recovery::Head;
 use langfuse_extension_core::{Event, Settings};
 
-use crate::driver::{Sandbox, WELL};
+use crate::driver::{NOW, Sandbox, WELL, body, traces};
 
 fn thaw_grace_ms() -> u64 {
     u64::try_from(THAW_GRACE.as_millis()).expect("a time")
@@ -129,4 +132,69 @@ fn telemetry_that_comes_before_the_invoke_does_not_hide_a_freeze() {
     sandbox.tell(Event::TelemetrySpeaks);
     sandbox.invoke("r2");
     assert!(sandbox.done.contains(&"ResetConnections"));
+}
+
+fn to_be_copied() -> Sandbox {
+    Sandbox::new(Settings {
+        snapshot: true,
+        ..Settings::default()
+    })
+}
+
+#[test]
+fn what_was_accepted_before_a_snapshot_is_sent_by_no_copy_and_counted_by_each() {
+    for told_of_the_restore in [true, false] {
+        let mut sandbox = to_be_copied();
+        sandbox.post("before");
+        sandbox.pass_ms(30_000);
+        assert!(
+            sandbox.done.is_empty(),
+            "neither sent nor stored: {:?}",
+            sandbox.done
+        );
+        sandbox.freeze_ms(3_600_000);
+        if told_of_the_restore {
+            sandbox.tell(Event::Restored { seed: 7 });
+        }
+        sandbox.invoke("r1");
+        assert_eq!(sandbox.dropped(DropReason::Snapshot), 1);
+        assert_eq!(sandbox.core.held_bytes(), 0);
+        sandbox.post("after");
+        sandbox.runtime_done("r1");
+        assert_eq!(sandbox.sending(), ["after"]);
+        assert_eq!(sandbox.count("Store"), 1);
+    }
+}
+
+#[test]
+fn what_a_copy_accepts_before_anybody_tells_it_of_its_invocation_is_kept() {
+    let mut sandbox = to_be_copied();
+    sandbox.post("before");
+    sandbox.freeze_ms(3_600_000);
+    sandbox.post("after");
+    sandbox.tell(Event::Restored { seed: 7 });
+    sandbox.invoke("r1");
+    sandbox.runtime_done("r1");
+    assert_eq!(sandbox.dropped(DropReason::Snapshot), 1);
+    assert_eq!(sandbox.sending(), ["after"]);
+}
+
+#[test]
+fn what_a_later_process_of_a_copy_finds_on_disk_is_sent() {
+    let mut sandbox = to_be_copied();
+    sandbox.tell(Event::SpoolOpened {
+        records: vec![Head {
+            id: ItemId(0),
+            accepted_wall: NOW,
+            units: 1,
+            bytes: 100,
+            sends: 0,
+            crashes: 0,
+        }],
+        lost: Vec::new(),
+        unreadable: 0,
+    });
+    sandbox.read_back(&traces(), body("left behind"));
+    sandbox.invoke("r1");
+    assert_eq!(sandbox.sending(), ["left behind"]);
 }

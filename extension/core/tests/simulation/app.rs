@@ -46,7 +46,7 @@ impl Lambda {
         }
     }
 
-    fn new_load(&mut self, route: usize) -> Load {
+    pub(crate) fn new_load(&mut self, route: usize) -> Load {
         let rng = &mut self.world.rng;
         let count = if rng.one_in(30) {
             rng.between(100, 700)

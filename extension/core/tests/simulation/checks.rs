@@ -70,6 +70,9 @@ pub(crate) struct Checks {
     delivered: u64,
     dropped: u64,
     pub(crate) not_stored: bool,
+    /// The sandbox has not been copied yet, as far as anybody can tell.
+    pub(crate) to_be_copied: bool,
+    latest_event: Option<Now>,
     released_now: bool,
     idle_timeouts: u32,
     last_timeout: Option<Now>,
@@ -77,6 +80,7 @@ pub(crate) struct Checks {
 
 impl Checks {
     pub(crate) fn new(settings: Settings, managed: bool, odd_clocks: bool) -> Self {
+        let to_be_copied = settings.snapshot;
         Self {
             settings,
             managed,
@@ -103,13 +107,29 @@ impl Checks {
             delivered: 0,
             dropped: 0,
             not_stored: false,
+            to_be_copied,
+            latest_event: None,
             released_now: false,
             idle_timeouts: 0,
             last_timeout: None,
         }
     }
 
+    fn see_whether_copied(&mut self, event: &Event<Load>, now: Now) {
+        let latest = self.latest_event.replace(now);
+        let frozen = latest.is_some_and(|at| now.frozen_since(at) >= Duration::from_secs(1));
+        let told = matches!(
+            event,
+            Event::Invoke { .. } | Event::Shutdown { .. } | Event::Restored { .. }
+        );
+        // Before a copy nothing is put on disk.
+        let left = matches!(event, Event::SpoolOpened { records, .. } if !records.is_empty());
+        self.not_stored |= self.to_be_copied && left;
+        self.to_be_copied &= !frozen && !told && !left;
+    }
+
     pub(crate) fn before(&mut self, event: &Event<Load>, now: Now) {
+        self.see_whether_copied(event, now);
         match event {
             Event::Invoke {
                 request_id,
@@ -231,6 +251,14 @@ impl Checks {
 
     pub(crate) fn action(&mut self, action: &Action<Load>, now: Now) {
         assert!(!self.ended, "{action:?} after Exit");
+        let leaves_a_trace = matches!(
+            action,
+            Action::Export { .. } | Action::Probe { .. } | Action::Store { .. }
+        );
+        assert!(
+            !(self.to_be_copied && leaves_a_trace),
+            "{action:?} would be done by every copy"
+        );
         match action {
             Action::Next => {
                 assert!(!self.next_outstanding, "a second Next");

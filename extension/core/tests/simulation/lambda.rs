@@ -82,6 +82,12 @@ impl Lambda {
         if self.world.nature.shutdown_first && self.world.life == 1 {
             return self.reset();
         }
+        if self.world.nature.settings.snapshot && !self.world.nature.managed {
+            // The function's initialisation posts too, before the sandbox is copied.
+            let soon = self.world.rng.ms(0, 20);
+            let load = self.new_load(0);
+            self.world.after_running(soon, What::Post(0, load));
+        }
         let left = self.world.spool.open();
         self.world.untold_units = self.world.spool.units();
         let registers_first = self.world.rng.one_in(2);

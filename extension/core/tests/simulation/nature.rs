@@ -57,6 +57,8 @@ impl Nature {
     pub(crate) fn new(rng: &mut Rng) -> Self {
         let dense = rng.one_in(3);
         let mut settings = settings(rng);
+        let managed = rng.one_in(16);
+        settings.snapshot &= !managed;
         let many_routes = rng.one_in(40);
         let spool_limit_units = if rng.one_in(6) {
             rng.between(0, 200)
@@ -72,7 +74,7 @@ impl Nature {
             wall_offset: wall_offset(odd_clocks, rng),
             timeout: timeout(handlers_ms.1, rng),
             settings,
-            managed: rng.one_in(16),
+            managed,
             telemetry: rng.pick(&[
                 Telemetry::Told,
                 Telemetry::Told,
@@ -133,6 +135,7 @@ fn settings(rng: &mut Rng) -> Settings {
         resend_ambiguous: !rng.one_in(4),
         spool: !rng.one_in(4),
         seed: rng.next(),
+        snapshot: rng.one_in(8),
         ..defaults
     }
 }
