@@ -4,6 +4,10 @@
 //! and cutting ([`aside`]), is done at a low one: where the function has one processor or less, the handler and the answers
 //! to its requests go first, and while the sandbox is held nobody else wants the processor. The two never share a thread,
 //! because a thread that has become nice stays so.
+//!
+//! A nice thread that is interrupted while it holds the allocator's lock stops the loop for as long as others have the
+//! processor: it holds it while it clears or copies what it allocates. So what is made aside lies in pages of its own
+//! ([`crate::memory::Growing`]), which the allocator knows nothing of, and the compressor is kept.
 
 use rustix::process::setpriority_process;
 use rustix::thread::gettid;

@@ -41,6 +41,9 @@ impl TryFrom<u8> for Encoding {
     }
 }
 
+/// How a gzip member begins that says nothing of itself (RFC 1952).
+pub(super) const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+
 /// The encoding a client declared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Declared {
@@ -203,9 +206,8 @@ fn undeflate(body: &Bytes, limit_bytes: usize, sink: &mut impl Sink) -> Result<I
 
 /// Frames a bare deflate stream as a gzip member (RFC 1952).
 fn as_gzip(raw: &[u8], crc: &Crc) -> Bytes {
-    const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
-    let mut member = Vec::with_capacity(HEADER.len() + raw.len() + 8);
-    member.extend_from_slice(&HEADER);
+    let mut member = Vec::with_capacity(GZIP_HEADER.len() + raw.len() + 8);
+    member.extend_from_slice(&GZIP_HEADER);
     member.extend_from_slice(raw);
     member.extend_from_slice(&crc.sum().to_le_bytes());
     member.extend_from_slice(&crc.amount().to_le_bytes());

@@ -1,12 +1,13 @@
 //! Making one request of several accepted bodies, without parsing any of them again.
 
-use std::io::{self, BufRead, Read};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::bufread::GzEncoder;
+use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
+use super::encoding::GZIP_HEADER;
 use super::{Encoding, Kind, Payload};
+use crate::memory::Growing;
 
 /// Below this a gzip frame and the time to make it cost more than they save on the wire.
 const WORTH_COMPRESSING_BYTES: usize = 1024;
@@ -35,8 +36,8 @@ pub fn merge(parts: Vec<Payload>) -> Merged {
     match kind {
         Kind::OtlpProtobuf => merge_protobuf(parts),
         Kind::OtlpJson => compress_if_worth(&spliced(parts, br#"{"resourceSpans":["#, b"]}")),
-        Kind::Ingestion => identity(spliced(parts, br#"{"batch":["#, b"]}").concat().into()),
-        Kind::Scores | Kind::Score => identity(spliced(parts, b"[", b"]").concat().into()),
+        Kind::Ingestion => identity(joined(&spliced(parts, br#"{"batch":["#, b"]}"))),
+        Kind::Scores | Kind::Score => identity(joined(&spliced(parts, b"[", b"]"))),
     }
 }
 
@@ -47,9 +48,8 @@ pub fn bytes_to_merge(parts: &[Payload]) -> usize {
     {
         return 0;
     }
-    // What does not compress grows by five bytes in 65,535, and a member has a frame.
-    let bytes: usize = parts.iter().map(Payload::stored_bytes).sum();
-    bytes + bytes / 4096 + 64 * (parts.len() + 1)
+    let bytes = parts.iter().map(Payload::stored_bytes).sum();
+    most_compressed(bytes, parts.len() + 1)
 }
 
 fn identity(body: Bytes) -> Merged {
@@ -72,26 +72,23 @@ fn merge_protobuf(mut parts: Vec<Payload>) -> Merged {
         let bodies: Vec<_> = parts.into_iter().map(|part| part.body).collect();
         return compress_if_worth(&bodies);
     }
-    let mut body = Vec::new();
+    let mut body = Growing::new(0, bytes_to_merge(&parts));
     let mut plain: Vec<Bytes> = Vec::new();
     for part in parts {
         match part.encoding {
             Encoding::Identity => plain.push(part.body),
             Encoding::Gzip => {
                 if !plain.is_empty() {
-                    body = compress(&std::mem::take(&mut plain), body);
+                    compress(&std::mem::take(&mut plain), &mut body);
                 }
-                body.extend_from_slice(&part.body);
+                body.append(&part.body);
             }
         }
     }
     if !plain.is_empty() {
-        body = compress(&plain, body);
+        compress(&plain, &mut body);
     }
-    Merged {
-        body: body.into(),
-        content_encoding: Some("gzip"),
-    }
+    gzip(body)
 }
 
 /// The pieces of one JSON body. A single part is left as it is, with whatever else its client put around the list.
@@ -111,46 +108,83 @@ fn spliced(parts: Vec<Payload>, open: &'static [u8], close: &'static [u8]) -> Ve
 }
 
 fn compress_if_worth(pieces: &[Bytes]) -> Merged {
-    if pieces.iter().map(Bytes::len).sum::<usize>() < WORTH_COMPRESSING_BYTES {
-        return identity(pieces.concat().into());
+    let bytes = length(pieces);
+    if bytes < WORTH_COMPRESSING_BYTES {
+        return identity(joined(pieces));
     }
+    let mut body = Growing::new(0, most_compressed(bytes, 1));
+    compress(pieces, &mut body);
+    gzip(body)
+}
+
+fn gzip(body: Growing) -> Merged {
     Merged {
-        body: compress(pieces, Vec::new()).into(),
+        body: body.finish(),
         content_encoding: Some("gzip"),
     }
 }
 
+fn length(pieces: &[Bytes]) -> usize {
+    pieces.iter().map(Bytes::len).sum()
+}
+
+fn joined(pieces: &[Bytes]) -> Bytes {
+    if let [only] = pieces {
+        return only.clone();
+    }
+    let bytes = length(pieces);
+    let mut whole = Growing::new(bytes, bytes);
+    for piece in pieces {
+        whole.append(piece);
+    }
+    whole.finish()
+}
+
+/// What does not compress grows by five bytes in some ten thousand, and a member has a frame.
+fn most_compressed(bytes: usize, members: usize) -> usize {
+    bytes + bytes / 2048 + 64 * members
+}
+
+/// A compressor that is not in use. It is kept because making one clears a quarter of a megabyte within the allocator's
+/// lock, for which the loop would wait while a thread of low priority has it.
+static SPARE: Mutex<Option<Compress>> = Mutex::new(None);
+
+fn spare() -> MutexGuard<'static, Option<Compress>> {
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Appends one gzip member with the bytes of all pieces to `out`.
-pub(super) fn compress(pieces: &[Bytes], mut out: Vec<u8>) -> Vec<u8> {
-    // Read, not written: flate2's writer clears its whole buffer for every piece that it is given.
-    let mut encoder = GzEncoder::new(Pieces(pieces, 0), Compression::fast());
-    // Reading from memory cannot fail.
-    let _ = encoder.read_to_end(&mut out);
-    out
-}
-
-/// Several buffers, read as one, and how much of the first was read already.
-struct Pieces<'a>(&'a [Bytes], usize);
-
-impl Read for Pieces<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.fill_buf()?.read(buffer)?;
-        self.consume(read);
-        Ok(read)
+fn compress(pieces: &[Bytes], out: &mut Growing) {
+    let kept = spare().take();
+    let mut stream = kept.unwrap_or_else(|| Compress::new(Compression::fast(), false));
+    let mut crc = Crc::new();
+    out.append(&GZIP_HEADER);
+    for piece in pieces {
+        crc.update(piece);
+        feed(&mut stream, piece, FlushCompress::None, out);
     }
+    feed(&mut stream, &[], FlushCompress::Finish, out);
+    out.append(&crc.sum().to_le_bytes());
+    out.append(&crc.amount().to_le_bytes());
+    stream.reset();
+    *spare() = Some(stream);
 }
 
-impl BufRead for Pieces<'_> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while let [first, rest @ ..] = self.0
-            && self.1 == first.len()
-        {
-            *self = Self(rest, 0);
+/// Compresses all of `piece`, and with `Finish` what is left in the stream.
+fn feed(stream: &mut Compress, mut piece: &[u8], flush: FlushCompress, out: &mut Growing) {
+    let mut window = [0; 8 * 1024];
+    loop {
+        let (before_in, before_out) = (stream.total_in(), stream.total_out());
+        // Compressing from memory to memory cannot fail.
+        let status = stream.compress(piece, &mut window, flush);
+        let used = usize::try_from(stream.total_in() - before_in).unwrap_or(0);
+        let made = usize::try_from(stream.total_out() - before_out).unwrap_or(0);
+        out.append(&window[..made]);
+        piece = &piece[used..];
+        let done = piece.is_empty() && made < window.len() && flush == FlushCompress::None;
+        let stuck = used == 0 && made == 0;
+        if done || stuck || !matches!(status, Ok(Status::Ok | Status::BufError)) {
+            return;
         }
-        Ok(self.0.first().map_or(&[], |first| &first[self.1..]))
-    }
-
-    fn consume(&mut self, read: usize) {
-        self.1 += read;
     }
 }

@@ -20,7 +20,7 @@ pub fn accept_otlp(
 ) -> Result<(Payload, Facts), Refusal> {
     let declared = declared(content_encoding)?;
     if is_protobuf(content_type) {
-        accept_protobuf(declared, body, limits)
+        accept_protobuf(declared, &body, limits)
     } else if contains_ignoring_case(content_type, super::answer::JSON) {
         accept_json(declared, body, limits)
     } else {
@@ -33,11 +33,11 @@ pub fn accept_otlp(
 
 fn accept_protobuf(
     declared: Declared,
-    body: Bytes,
+    body: &Bytes,
     limits: &Limits<'_>,
 ) -> Result<(Payload, Facts), Refusal> {
     let mut validator = OtlpProto::new(limits.facts_spans);
-    let inflated = inflate(declared, &body, limits.inflated_bytes, &mut validator)?;
+    let inflated = inflate(declared, body, limits.inflated_bytes, &mut validator)?;
     let (units, facts, poisoned) = validator.finish()?;
     let payload = Payload {
         kind: Kind::OtlpProtobuf,

@@ -161,7 +161,7 @@ async fn large_bodies_that_stand_still_do_not_hold_up_small_ones() {
     let mut standing = Vec::new();
     for _ in 0..2 {
         let mut stream = doors.connect().await;
-        send_chunked(&mut stream, MEMORY_BYTES / 4 >> 16).await;
+        send_chunked(&mut stream, (MEMORY_BYTES / 4) >> 16).await;
         standing.push(stream);
     }
     // What has come is counted by the time that it is there.

@@ -125,8 +125,8 @@ fn what_inflates_is_charged_and_refused_where_there_is_no_memory() {
 #[test]
 fn what_cannot_be_done_in_place_is_seen_before_it_is_tried() {
     let inflating_to = |bytes: usize| gzip(&vec![b' '; bytes]);
-    assert!(may_fit_in_place("", &[b' '; IN_PLACE_BYTES]));
-    assert!(!may_fit_in_place("", &[b' '; IN_PLACE_BYTES + 1]));
+    assert!(may_fit_in_place("", &vec![b' '; IN_PLACE_BYTES]));
+    assert!(!may_fit_in_place("", &vec![b' '; IN_PLACE_BYTES + 1]));
     assert!(may_fit_in_place("gzip", &inflating_to(IN_PLACE_BYTES)));
     assert!(!may_fit_in_place("gzip", &inflating_to(IN_PLACE_BYTES + 1)));
 }

@@ -1,5 +1,7 @@
 //! Forms that Langfuse takes and loses later.
 
+use std::slice::from_ref;
+
 use langfuse_extension::payload::Kind;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
@@ -51,7 +53,7 @@ fn protobuf_with_an_attribute_without_a_value_travels_alone() {
             vec![bad.clone()],
             vec![good.clone(), bad.clone(), good.clone()],
         ] {
-            let mut places: [&[KeyValue]; 5] = [std::slice::from_ref(&good); 5];
+            let mut places: [&[KeyValue]; 5] = [from_ref(&good); 5];
             places[poisoned] = &attributes;
             let body = protobuf(places);
             assert!(
@@ -65,10 +67,10 @@ fn protobuf_with_an_attribute_without_a_value_travels_alone() {
     // Events and links do it no harm, nor does an empty value.
     let harmless = [
         &[good.clone()][..],
-        &[good.clone()],
-        &[good],
-        &[bad.clone()],
-        &[bad],
+        from_ref(&good),
+        from_ref(&good),
+        from_ref(&bad),
+        from_ref(&bad),
     ];
     assert!(
         !accept_protobuf(protobuf(harmless))

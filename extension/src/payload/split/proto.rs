@@ -288,9 +288,8 @@ impl Taker for Cutter {
         match place {
             // A span that is collected was counted when it began.
             Place::Span if self.units_of_run > 0 => self.run.extend_from_slice(bytes),
-            Place::Span => self.part.write(bytes)?,
             // What is unknown at the top is repeated nowhere.
-            Place::Beside(0) => self.part.write(bytes)?,
+            Place::Span | Place::Beside(0) => self.part.write(bytes)?,
             Place::Beside(_) => {}
         }
         Some(())
