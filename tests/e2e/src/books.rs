@@ -86,6 +86,7 @@ pub struct Books {
     pub recovered: u64,
     pub delivered: u64,
     pub held: u64,
+    pub on_disk: u64,
     pub spooled: u64,
     pub dropped: u64,
     #[serde(deserialize_with = "by_reason")]
@@ -119,7 +120,7 @@ impl Books {
 
     /// The equation that always holds.
     pub fn is_balanced(&self) -> bool {
-        let gone = self.delivered + self.held + self.spooled + self.dropped;
+        let gone = self.delivered + self.held + self.on_disk + self.spooled + self.dropped;
         self.accepted + self.recovered == gone
             && self.dropped_by_reason.values().sum::<u64>() == self.dropped
     }

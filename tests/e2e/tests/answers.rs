@@ -1,5 +1,7 @@
 //! What an answer means, whoever gives it: nothing is lost, doubled or called delivered that is not.
 
+use std::time::Duration;
+
 use e2e::{Fault, FaultRule, Ids, World, json};
 
 /// Traffic under the fault, then health, then a new process.
@@ -37,4 +39,41 @@ async fn a_storage_that_is_down_behind_good_probes_loses_nothing() {
 #[tokio::test]
 async fn a_storage_that_hangs_behind_good_probes_loses_nothing() {
     survives(FaultRule::storage_hung()).await;
+}
+
+#[tokio::test]
+async fn the_status_is_the_outcome_though_the_body_stalls() {
+    let world = World::start().await;
+    world.invoke(json!({})).await;
+    let stall = FaultRule::from(Fault::StallMidResponse);
+    world.langfuse.set_fault(stall.on_data());
+    let held = world.trace(2).await.held.unwrap();
+    assert!(held < Duration::from_secs(1), "{held:?}\n{}", world.story());
+    world.shutdown().await;
+    world.assert_delivered_once(2);
+    let report = world.report();
+    report.assert_balanced();
+    assert_eq!(
+        (report.delivered, report.maybe_doubled),
+        (2, 0),
+        "{report:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_changing_header_loses_nothing() {
+    let world = World::start().await;
+    world.langfuse.set_fault(Fault::Refuse);
+    let event = json!({ "tag": "t", "requests": 150, "header": "tenant-" });
+    world.invoke(event).await.assert_acknowledged();
+    world.langfuse.clear_faults();
+    for _ in 0..40 {
+        world.invoke(json!({ "work_s": 0.3 })).await;
+        if world.lost().is_empty() {
+            break;
+        }
+    }
+    world.shutdown().await;
+    assert_eq!(world.lost(), Ids::new(), "{:?}", world.report());
+    world.report().assert_balanced();
 }

@@ -35,3 +35,32 @@ async fn one_span_that_is_too_large_for_an_edge_does_not_take_its_neighbours_alo
     let poison = feed(&world, "text").await;
     assert_only(&world, &poison);
 }
+
+#[tokio::test]
+async fn one_span_that_times_out_does_not_take_its_neighbours_along() {
+    let world = World::start().await;
+    let gateway = FaultRule::from(Fault::edge(504)).on_content(TEXT);
+    world.langfuse.set_fault(gateway);
+    let poison = feed(&world, "text").await;
+    let lost = world.lost();
+    assert!(lost.is_subset(&poison), "lost {lost:?}\n{}", world.story());
+    world.report().assert_balanced();
+}
+
+/// Langfuse answers 200 and its worker loses the whole request: what came with the poison from the client, as without us.
+#[tokio::test]
+async fn poison_loses_only_itself() {
+    let world = World::start().await;
+    let poison = feed(&world, "no_value").await;
+    let lost = world.lost();
+    assert!(lost.is_subset(&poison), "lost {lost:?}\n{}", world.story());
+    world.report().assert_balanced();
+}
+
+#[tokio::test]
+async fn half_a_character_loses_nothing() {
+    let world = World::start().await;
+    feed(&world, "half").await;
+    assert_eq!(world.lost(), Ids::new(), "{}", world.story());
+    world.report().assert_balanced();
+}
