@@ -1,10 +1,16 @@
 //! `langfuse-extension check`: is everything set so that data will arrive? Reads the same settings as the extension,
-//! gets the keys from where it would, asks Langfuse for the project they belong to, and sends nothing else.
+//! gets the keys from where it would, looks at its port, its spool and its file of certificates, asks Langfuse for the
+//! project that the keys belong to, and sends it one empty export.
+
+mod place;
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, StatusCode};
+use http_body_util::{BodyExt, Collected, Limited};
 use serde::Deserialize;
 
 use crate::credentials::keyring::{RESOLVE_TIMEOUT, aws_client};
@@ -33,6 +39,9 @@ pub async fn check(environment: &impl Environment) -> (String, bool) {
             "LANGFUSE_TRACING_ENABLED is false: everything is acknowledged and nothing is shipped.",
         );
     }
+    place::look_at_port(&config, &mut findings);
+    place::look_at_spool(&config, &mut findings);
+    place::look_at_certificates(&config, &mut findings);
     let upstream = Upstream::open(config.upstream.clone(), config.ca_file.as_deref());
     if let Some(base) = &config.upstream {
         findings.note(&format!("Langfuse is at {base}"));
@@ -47,7 +56,9 @@ pub async fn check(environment: &impl Environment) -> (String, bool) {
         }
         if let Some(keys) = get_keys(&config, &upstream, &mut findings).await {
             upstream.set_keys(keys);
-            ask_for_project(&upstream, &mut findings).await;
+            if ask_for_project(&upstream, &mut findings).await {
+                send_nothing(&upstream, &mut findings).await;
+            }
         }
     }
     findings.end()
@@ -60,6 +71,13 @@ async fn get_keys(
 ) -> Option<ReadyKeys> {
     let Some(sources) = &config.keys else {
         if config.has_problem_with_keys() {
+            return None;
+        }
+        if config.app_has_placeholder {
+            findings.wrong(
+                "The app runs with the placeholder pk-lf-extension, which stands for the extension's own keys, and the \
+                 extension has none: set LANGFUSE_EXTENSION_PUBLIC_KEY and LANGFUSE_EXTENSION_SECRET_KEY.",
+            );
             return None;
         }
         findings.wrong(
@@ -102,37 +120,78 @@ fn place(source: &Source) -> String {
     }
 }
 
-async fn ask_for_project(upstream: &Upstream, findings: &mut Findings) {
-    let (Some(client), Some(url), Some(keys)) = (
-        upstream.client(),
-        upstream.url("/api/public/projects"),
-        upstream.keys(),
-    ) else {
-        return findings.wrong("The HTTPS client could not be set up.");
+/// Whether these are keys of a project.
+async fn ask_for_project(upstream: &Upstream, findings: &mut Findings) -> bool {
+    let answer = ask(upstream, Method::GET, "/api/public/projects", "").await;
+    let public = upstream.keys().map(|keys| keys.public).unwrap_or_default();
+    match answer {
+        Ok((status, body)) => findings.judge(status, &body, &public),
+        Err(why) => {
+            findings.wrong(&why);
+            false
+        }
+    }
+}
+
+/// An export without spans: Langfuse authenticates it, and answers before it stores anything.
+async fn send_nothing(upstream: &Upstream, findings: &mut Findings) {
+    let path = "/api/public/otel/v1/traces";
+    match ask(upstream, Method::POST, path, r#"{"resourceSpans":[]}"#).await {
+        Ok((StatusCode::OK, body)) if body.starts_with(b"{") => findings.good(
+            "Langfuse takes an export without spans. Whether it can store one with spans shows only when one is sent: \
+             it answers an empty one before it touches its object store and its queue.",
+        ),
+        Ok((status, _)) if status.is_success() => findings.wrong(&format!(
+            "An export without spans was answered {status} with something else than Langfuse's own answer: does \
+             LANGFUSE_EXTENSION_BASE_URL name Langfuse itself, and not a page or a proxy before it?"
+        )),
+        Ok((status, _)) => findings.wrong(&format!(
+            "Langfuse knows the keys and answers an export without spans with {status}, so spans would not be taken."
+        )),
+        Err(why) => findings.wrong(&why),
+    }
+}
+
+/// The answer to one request with the extension's keys, or in words why there is none.
+async fn ask(
+    upstream: &Upstream,
+    method: Method,
+    path: &str,
+    body: &'static str,
+) -> Result<(StatusCode, Bytes), String> {
+    let (Some(client), Some(url), Some(keys)) =
+        (upstream.client(), upstream.url(path), upstream.keys())
+    else {
+        return Err("The HTTPS client could not be set up.".into());
     };
     let mut headers = http::HeaderMap::new();
     keys.insert_into(&mut headers);
+    if !body.is_empty() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    let request = client.request(method, url).headers(headers).body(body);
     let answer = tokio::time::timeout(CHECK_TIMEOUT, async {
-        let response = client.get(url).headers(headers).send().await?;
+        let response = request.send().await?;
         let status = response.status();
-        Ok((status, response.bytes().await.unwrap_or_default()))
+        let body = Limited::new(reqwest::Body::from(response), ANSWER_LIMIT_BYTES).collect();
+        Ok((
+            status,
+            body.await.map(Collected::to_bytes).unwrap_or_default(),
+        ))
     });
     match answer.await {
-        Ok(Ok((status, body))) => findings.judge(
-            status,
-            &body[..body.len().min(ANSWER_LIMIT_BYTES)],
-            &keys.public,
-        ),
-        Ok(Err(error)) => findings.wrong(&explain(&error)),
-        Err(_) => findings.wrong(NO_ANSWER),
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(explain(error)),
+        Err(_) => Err(NO_ANSWER.into()),
     }
 }
 
 const NO_ANSWER: &str = "Langfuse did not answer in time. A function in a VPC needs a NAT gateway or a private endpoint \
                          to reach it, and its security group must let HTTPS out.";
 
-fn explain(error: &reqwest::Error) -> String {
-    let chain = crate::exporter::langfuse::chain(error).to_ascii_lowercase();
+fn explain(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let chain = crate::exporter::langfuse::chain(&error).to_ascii_lowercase();
     if error.is_timeout() {
         NO_ANSWER.into()
     } else if chain.contains("certificate") || chain.contains("tls") || chain.contains("handshake")
@@ -168,7 +227,11 @@ impl Findings {
         self.wrong = true;
     }
 
-    fn judge(&mut self, status: StatusCode, body: &[u8], public_key: &str) {
+    fn good(&mut self, line: &str) {
+        let _ = writeln!(self.text, "OK   {line}");
+    }
+
+    fn judge(&mut self, status: StatusCode, body: &[u8], public_key: &str) -> bool {
         #[derive(Deserialize)]
         struct Projects {
             data: Vec<Project>,
@@ -180,7 +243,8 @@ impl Findings {
         match (status.as_u16(), serde_json::from_slice::<Projects>(body)) {
             (200, Ok(Projects { data })) if !data.is_empty() => {
                 let names: Vec<_> = data.into_iter().map(|project| project.name).collect();
-                let _ = writeln!(self.text, "OK   {public_key} belongs to the project {}", names.join(", "));
+                self.good(&format!("{public_key} belongs to the project {}", names.join(", ")));
+                return true;
             }
             (401, _) => self.wrong(&format!(
                 "Langfuse does not know these keys ({public_key} and its secret). Is the secret key of the same pair? \
@@ -198,6 +262,7 @@ impl Findings {
                  its base path and without /api/public?"
             )),
         }
+        false
     }
 
     fn end(self) -> (String, bool) {

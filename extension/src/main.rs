@@ -63,7 +63,6 @@ fn wrap(words: Vec<OsString>) -> ExitCode {
 }
 
 async fn check() -> ExitCode {
-    logging::start(tracing::Level::ERROR);
     let (findings, good) = langfuse_extension::check::check(&ProcessEnvironment).await;
     print!("{findings}");
     ExitCode::from(u8::from(!good))

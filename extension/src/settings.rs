@@ -130,6 +130,8 @@ pub struct Config {
     pub upstream_is_default: bool,
     /// The extension's own keys.
     pub keys: Option<KeySources>,
+    /// The app has no keys of its own, and says so with a placeholder.
+    pub app_has_placeholder: bool,
     /// How to reach AWS for keys that are kept there.
     pub aws: AwsEnvironment,
     /// The function's memory, in bytes; without a function, as much as there is.
@@ -181,6 +183,8 @@ impl Config {
             upstream,
             upstream_is_default,
             keys: reader.keys(),
+            app_has_placeholder: environment.get("LANGFUSE_PUBLIC_KEY").as_deref()
+                == Some(PLACEHOLDER_PUBLIC_KEY),
             aws: AwsEnvironment::read(|name| environment.get(name)),
             function_bytes: reader.function_bytes(),
             core: reader.core(spool_bytes > 0),
