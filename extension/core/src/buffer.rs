@@ -1,6 +1,6 @@
 //! What was accepted and not yet delivered: one lane per route, bounded in bytes over all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::route::{RequestLimits, Route};
@@ -34,6 +34,8 @@ pub const FIRST_ACCEPTED: ItemId = ItemId(1 << 32);
 pub struct Item<P> {
     /// Its name.
     pub id: ItemId,
+    /// The name of what its client sent, of which it may be a part.
+    pub origin: ItemId,
     /// Its body.
     pub payload: P,
     /// When it was accepted.
@@ -57,6 +59,8 @@ pub struct History {
     pub goes_last: bool,
     /// How many items may be in a request with it, because a larger one was refused for one of them.
     pub company: Option<usize>,
+    /// How many units it may have, and a request with it, because a larger one was not answered for one of them.
+    pub pieces: Option<u32>,
 }
 
 /// Requests that Langfuse took.
@@ -69,6 +73,20 @@ pub struct Deliveries {
 }
 
 impl History {
+    /// A request of so many items and units was not answered, though the host is well, so it is one of them that it does
+    /// not bear: the next one is much smaller, and the one after that is of one unit alone. Smaller steps would send
+    /// more of them again although they may have arrived.
+    pub fn narrow(&mut self, items: usize, units: u32) {
+        if self.ambiguous_sends > 1 {
+            self.company = Some(1);
+            self.pieces = Some(1);
+        } else if items > 1 {
+            self.company = Some((items / NARROWER).max(1));
+        } else {
+            self.pieces = Some((units / NARROWER_UNITS).max(1));
+        }
+    }
+
     /// Its request of `items` was refused for one of them: the next one has half as many.
     pub fn halve_company(&mut self, items: usize) {
         self.company = Some((items / 2).max(1));
@@ -101,7 +119,11 @@ pub fn units_of<P: Payload>(items: &[Item<P>]) -> u64 {
     items.iter().map(|i| u64::from(i.payload.units())).sum()
 }
 
-/// How many different routes may wait at once; a real function has one or two.
+/// A request that was not answered is followed by one of so much fewer items, or units.
+const NARROWER: usize = 8;
+const NARROWER_UNITS: u32 = 8;
+
+/// How many different routes may wait for company; a real function has one or two. With more of them all are due.
 pub const MAX_ROUTES: usize = 64;
 
 /// Bytes charged for an item beside its payload, so that many tiny ones are bounded too.
@@ -112,27 +134,25 @@ pub const ITEM_OVERHEAD_BYTES: usize = 256;
 pub struct Lane<P> {
     route: Arc<Route>,
     items: BTreeMap<Place, Item<P>>,
-    cost_bytes: usize,
     request_bytes: usize,
     units: u64,
 }
 
-/// Where an item stands in its lane: behind all others or not, and then by age.
-type Place = (bool, ItemId);
+/// Where an item stands in its lane: behind all others or not, and then by age. Parts stand where the whole stood.
+type Place = (bool, ItemId, ItemId);
 
-/// Why an item was not taken in.
+/// An item is larger than the whole buffer, or all the rest of the buffer is on its way to Langfuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotAdmitted {
-    /// It is larger than the whole buffer, or all the rest of the buffer is on its way to Langfuse.
-    NoRoom,
-    /// [`MAX_ROUTES`] others wait already.
-    TooManyRoutes,
-}
+pub struct NoRoom;
 
 /// A first-in-first-out store bounded by bytes; what is lent to the exporter still counts.
 #[derive(Debug)]
 pub struct Buffer<P> {
-    lanes: Vec<Lane<P>>,
+    /// By whose turn it is.
+    lanes: BTreeMap<u64, Lane<P>>,
+    turns: HashMap<Arc<Route>, u64>,
+    next_turn: u64,
+    waiting_bytes: usize,
     held_bytes: usize,
     limit_bytes: usize,
 }
@@ -141,35 +161,31 @@ impl<P: Payload> Buffer<P> {
     /// Holds at most `limit_bytes`, [`ITEM_OVERHEAD_BYTES`] for each item included.
     pub fn new(limit_bytes: usize) -> Self {
         Self {
-            lanes: Vec::new(),
+            lanes: BTreeMap::new(),
+            turns: HashMap::new(),
+            next_turn: 0,
+            waiting_bytes: 0,
             held_bytes: 0,
             limit_bytes,
         }
     }
 
     /// Takes an item in, and gives back the oldest waiting ones that had to make room for it.
-    pub fn admit(
-        &mut self,
-        route: &Arc<Route>,
-        item: Item<P>,
-    ) -> Result<Vec<Item<P>>, NotAdmitted> {
+    ///
+    /// # Errors
+    /// When there can be no room for it.
+    pub fn admit(&mut self, route: &Arc<Route>, item: Item<P>) -> Result<Vec<Item<P>>, NoRoom> {
         let needed = cost(&item);
-        let waiting: usize = self.lanes.iter().map(|lane| lane.cost_bytes).sum();
-        if (self.held_bytes - waiting).saturating_add(needed) > self.limit_bytes {
-            return Err(NotAdmitted::NoRoom);
-        }
-        if self.lane(route).is_none() && self.lanes.len() == MAX_ROUTES {
-            return Err(NotAdmitted::TooManyRoutes);
+        let lent = self.held_bytes - self.waiting_bytes;
+        if lent.saturating_add(needed) > self.limit_bytes {
+            return Err(NoRoom);
         }
         let mut evicted = Vec::new();
         while self.held_bytes + needed > self.limit_bytes {
-            match self.evict_oldest() {
-                Some(item) => evicted.push(item),
-                None => return Err(NotAdmitted::NoRoom),
-            }
+            evicted.push(self.evict_oldest().ok_or(NoRoom)?);
         }
         self.held_bytes += needed;
-        self.lane_mut(route).insert(item);
+        self.insert(route, item);
         Ok(evicted)
     }
 
@@ -178,22 +194,48 @@ impl<P: Payload> Buffer<P> {
         self.held_bytes.saturating_add(cost(item)) <= self.limit_bytes
     }
 
-    /// The lanes that have something waiting.
+    /// The lanes that have something waiting, in turn.
     pub fn lanes(&self) -> impl Iterator<Item = &Lane<P>> {
-        self.lanes.iter()
+        self.lanes.values()
+    }
+
+    /// The lane of this route.
+    pub fn lane(&self, route: &Arc<Route>) -> Option<&Lane<P>> {
+        self.lanes.get(self.turns.get(route)?)
+    }
+
+    /// Whether so many routes wait that none of them gets company.
+    pub fn has_many_routes(&self) -> bool {
+        self.lanes.len() > MAX_ROUTES
     }
 
     /// Takes out what fits in one request. The bytes stay charged until [`Self::settle`] or [`Self::put_back`].
     /// What is left on this route lets all other routes go first.
     pub fn take(&mut self, route: &Arc<Route>, limits: RequestLimits) -> Option<Batch<P>> {
-        let index = self.lanes.iter().position(|lane| lane.route == *route)?;
-        let mut lane = self.lanes.remove(index);
+        let mut lane = self.lanes.remove(&self.turns.remove(route)?)?;
         let items = lane.take(limits);
-        let route = Arc::clone(&lane.route);
+        self.waiting_bytes -= items.iter().map(cost).sum::<usize>();
         if !lane.items.is_empty() {
-            self.lanes.push(lane);
+            self.add_lane(lane);
         }
+        let route = Arc::clone(route);
         (!items.is_empty()).then_some(Batch { route, items })
+    }
+
+    /// Takes out the item at the head of this route if it is such a one. Its bytes stay charged too.
+    pub fn take_head_if(
+        &mut self,
+        route: &Arc<Route>,
+        is_such: impl FnOnce(&Item<P>) -> bool,
+    ) -> Option<Item<P>> {
+        let turn = *self.turns.get(route)?;
+        let lane = self.lanes.get_mut(&turn)?;
+        let (place, head) = lane.items.first_key_value()?;
+        if !is_such(head) {
+            return None;
+        }
+        let place = *place;
+        self.remove(turn, place)
     }
 
     /// Lets go of an item that was taken out and is done with.
@@ -204,7 +246,7 @@ impl<P: Payload> Buffer<P> {
     /// Puts items that were taken out back to where they stood, before all that were accepted later.
     pub fn put_back(&mut self, route: &Arc<Route>, items: impl IntoIterator<Item = Item<P>>) {
         for item in items {
-            self.lane_mut(route).insert(item);
+            self.insert(route, item);
         }
     }
 
@@ -229,26 +271,32 @@ impl<P: Payload> Buffer<P> {
         evicted
     }
 
-    /// The waiting item of this name.
-    pub fn waiting_mut(&mut self, id: ItemId) -> Option<&mut Item<P>> {
-        let places = [(false, id), (true, id)];
-        let mut lanes = self.lanes.iter_mut();
-        lanes.find_map(|lane| {
+    /// Changes the waiting item of this name.
+    pub fn change(&mut self, id: ItemId, change: impl FnOnce(&mut Item<P>)) {
+        let places = [(false, id, id), (true, id, id)];
+        let mut lanes = self.lanes.values_mut();
+        let whole = lanes.find_map(|lane| {
             let place = places.iter().find(|place| lane.items.contains_key(place))?;
             lane.items.get_mut(place)
-        })
+        });
+        if let Some(item) = whole {
+            return change(item);
+        }
+        let lanes = self.lanes.values_mut();
+        let mut items = lanes.flat_map(|lane| lane.items.values_mut());
+        if let Some(part) = items.find(|item| item.id == id) {
+            change(part);
+        }
     }
 
     /// Takes out everything that waits, for the end of the process.
-    pub fn drain(&mut self) -> Vec<Batch<P>> {
+    pub fn drain(&mut self) -> impl Iterator<Item = Item<P>> {
+        self.turns.clear();
+        self.waiting_bytes = 0;
         let lanes = std::mem::take(&mut self.lanes);
         lanes
-            .into_iter()
-            .map(|lane| Batch {
-                route: lane.route,
-                items: lane.items.into_values().collect(),
-            })
-            .collect()
+            .into_values()
+            .flat_map(|lane| lane.items.into_values())
     }
 
     /// Whether nothing waits; what is lent to the exporter does not wait.
@@ -258,7 +306,7 @@ impl<P: Payload> Buffer<P> {
 
     /// Units that wait.
     pub fn waiting_units(&self) -> u64 {
-        self.lanes.iter().map(|lane| lane.units).sum()
+        self.lanes.values().map(|lane| lane.units).sum()
     }
 
     /// Bytes charged, waiting or lent.
@@ -266,25 +314,44 @@ impl<P: Payload> Buffer<P> {
         self.held_bytes
     }
 
-    fn lane(&self, route: &Route) -> Option<&Lane<P>> {
-        self.lanes.iter().find(|lane| *lane.route == *route)
+    fn insert(&mut self, route: &Arc<Route>, item: Item<P>) {
+        self.waiting_bytes += cost(&item);
+        let turn = match self.turns.get(route) {
+            Some(turn) => *turn,
+            None => self.add_lane(Lane::new(Arc::clone(route))),
+        };
+        if let Some(lane) = self.lanes.get_mut(&turn) {
+            lane.insert(item);
+        }
     }
 
-    fn lane_mut(&mut self, route: &Arc<Route>) -> &mut Lane<P> {
-        let index = self.lanes.iter().position(|lane| lane.route == *route);
-        let index = index.unwrap_or_else(|| {
-            self.lanes.push(Lane::new(Arc::clone(route)));
-            self.lanes.len() - 1
-        });
-        &mut self.lanes[index]
+    /// Its turn comes after that of all others.
+    fn add_lane(&mut self, lane: Lane<P>) -> u64 {
+        let turn = self.next_turn;
+        self.next_turn += 1;
+        self.turns.insert(Arc::clone(&lane.route), turn);
+        self.lanes.insert(turn, lane);
+        turn
+    }
+
+    fn remove(&mut self, turn: u64, place: Place) -> Option<Item<P>> {
+        let lane = self.lanes.get_mut(&turn)?;
+        let item = lane.remove(place)?;
+        self.waiting_bytes -= cost(&item);
+        if lane.items.is_empty()
+            && let Some(lane) = self.lanes.remove(&turn)
+        {
+            self.turns.remove(&lane.route);
+        }
+        Some(item)
     }
 
     fn evict_oldest(&mut self) -> Option<Item<P>> {
-        let lane = self.lanes.iter_mut().min_by_key(|lane| lane.oldest())?;
-        let place = lane.oldest().map(|(id, goes_last)| (goes_last, id))?;
-        let item = lane.remove(place)?;
+        let oldest = |(turn, lane): (&u64, &Lane<P>)| Some((lane.oldest()?, *turn));
+        let heads = self.lanes.iter().filter_map(oldest);
+        let (place, turn) = heads.min_by_key(|((_, origin, id), _)| (*origin, *id))?;
+        let item = self.remove(turn, place)?;
         self.held_bytes -= cost(&item);
-        self.lanes.retain(|lane| !lane.items.is_empty());
         Some(item)
     }
 }
@@ -294,7 +361,6 @@ impl<P: Payload> Lane<P> {
         Self {
             route,
             items: BTreeMap::new(),
-            cost_bytes: 0,
             request_bytes: 0,
             units: 0,
         }
@@ -317,30 +383,32 @@ impl<P: Payload> Lane<P> {
             || self.items.len() >= limits.items
     }
 
-    /// The oldest item, and whether it goes last.
-    fn oldest(&self) -> Option<(ItemId, bool)> {
-        let last = self.items.range((true, ItemId(0))..).next();
+    /// Where its oldest item stands.
+    fn oldest(&self) -> Option<Place> {
+        let last = self.items.range((true, ItemId(0), ItemId(0))..).next();
         let heads = [self.items.first_key_value(), last];
-        heads
-            .into_iter()
-            .flatten()
-            .map(|(place, _)| (place.1, place.0))
-            .min()
+        let places = heads.into_iter().flatten().map(|(place, _)| *place);
+        places.min_by_key(|(_, origin, id)| (*origin, *id))
     }
 
     fn take(&mut self, limits: RequestLimits) -> Vec<Item<P>> {
         let mut taken: Vec<Item<P>> = Vec::new();
-        let (mut bytes, mut units, mut items) = (0_usize, 0_u32, limits.items);
+        let mut limits = limits;
+        let (mut bytes, mut units) = (0_usize, 0_u32);
         while let Some((place, next)) = self.items.first_key_value() {
             bytes = bytes.saturating_add(next.payload.request_bytes());
             units = units.saturating_add(next.payload.units());
-            items = items.min(next.history.company.unwrap_or(usize::MAX));
-            let together = taken
-                .first()
-                .is_none_or(|first| first.history.goes_last == place.0);
-            let fits = bytes <= limits.bytes && units <= limits.units && taken.len() < items;
-            let joins = fits && together;
-            if !taken.is_empty() && !joins {
+            limits.items = limits.items.min(next.history.company.unwrap_or(usize::MAX));
+            limits.units = limits.units.min(next.history.pieces.unwrap_or(u32::MAX));
+            let joins = taken.first().is_none_or(|first| {
+                first.history.goes_last == place.0
+                    && !first.payload.travels_alone()
+                    && !next.payload.travels_alone()
+                    && bytes <= limits.bytes
+                    && units <= limits.units
+                    && taken.len() < limits.items
+            });
+            if !joins {
                 break;
             }
             let place = *place;
@@ -350,15 +418,14 @@ impl<P: Payload> Lane<P> {
     }
 
     fn insert(&mut self, item: Item<P>) {
-        self.cost_bytes += cost(&item);
         self.request_bytes += item.payload.request_bytes();
         self.units += u64::from(item.payload.units());
-        self.items.insert((item.history.goes_last, item.id), item);
+        let place = (item.history.goes_last, item.origin, item.id);
+        self.items.insert(place, item);
     }
 
     fn remove(&mut self, place: Place) -> Option<Item<P>> {
         let item = self.items.remove(&place)?;
-        self.cost_bytes -= cost(&item);
         self.request_bytes -= item.payload.request_bytes();
         self.units -= u64::from(item.payload.units());
         Some(item)

@@ -1,48 +1,44 @@
-//! May data be sent, and what does an answer mean for the next request? One breaker for Langfuse's host, one gate for
-//! each credential it refused, and one pause when it asked for fewer requests.
+//! May data be sent to a destination, and what does an answer mean for the next request? Each destination has one of
+//! these: a breaker for its host ([`host`]), a gate for each credential it refused ([`keys`]), a look at what it refuses
+//! ([`rejections`]), and what of the flush budget is left for it ([`budget`]).
 //!
 //! After any failure no data is sent until a probe (an empty request, which Langfuse authenticates and answers without
-//! storing anything) has come back well. So an outage costs probes, never copies of spans.
+//! storing anything) has come back well, and then a little first. So an outage costs probes, never copies of spans.
 
+mod budget;
 pub mod fact;
+mod host;
+mod keys;
 pub mod meaning;
+mod rejections;
+mod size;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::route::{Credential, Route};
-use crate::time::{Now, Timer};
+use crate::buffer::ItemId;
+use crate::route::{Credential, Destination, RequestLimits, Route};
+use crate::time::Now;
 
-/// What became of a request, as far as its sender can know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Langfuse has it.
-    Delivered,
-    /// Langfuse surely does not have it, and may take it later: no connection, 408, 500, 503.
-    NotDelivered {
-        /// What Langfuse asked us to wait.
-        retry_after: Option<Duration>,
-    },
-    /// Langfuse surely does not have it, because it wants fewer requests: 429. It is well otherwise.
-    Throttled {
-        /// What Langfuse asked us to wait.
-        retry_after: Option<Duration>,
-    },
-    /// It left, and no answer says what became of it: a timeout, a reset, 502, 504.
-    Ambiguous,
-    /// 401 or 403: these keys may not, for now.
-    Unauthorized,
-    /// 413: it is larger than something on the way accepts.
-    TooLarge,
-    /// It will never be taken: 400, 404 and the like.
-    Refused,
-}
+use budget::Budget;
+use fact::Fact;
+use host::Host;
+use keys::Keyring;
+use meaning::{Asked, Items, Meaning};
+use rejections::Rejections;
+use size::SizeLimit;
+
+pub use budget::TRIAL_BUDGET;
+pub use host::{FIRST_REQUEST_BYTES, FIRST_REQUEST_ITEMS};
+pub use keys::PROBE_HOLDS_GOOD;
+pub use rejections::{MAX_REFUSED_IN_A_ROW, MAX_REFUSED_PARTS};
+pub use size::{LIMIT_HOLDS_FOR, SMALLEST_REQUEST_LIMIT_BYTES};
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer {
-    /// What became of it.
-    pub outcome: Outcome,
+pub struct End {
+    /// How, as its sender saw it.
+    pub fact: Fact,
     /// It took no longer than the flush budget, so that holding the sandbox for it pays.
     pub in_time: bool,
     /// The sandbox was frozen while it was under way.
@@ -84,301 +80,255 @@ pub enum Permit {
     Keys,
 }
 
-/// What Langfuse has shown of itself.
+/// What all destinations have shown of themselves.
+#[derive(Debug)]
+pub struct Destinations {
+    langfuse: Delivery,
+}
+
+impl Destinations {
+    /// Nothing known yet.
+    pub fn new(flush_budget: Duration, seed: u64) -> Self {
+        Self {
+            langfuse: Delivery::new(flush_budget, seed),
+        }
+    }
+
+    /// What this one has shown.
+    pub fn to(&self, destination: Destination) -> &Delivery {
+        match destination {
+            Destination::Langfuse => &self.langfuse,
+        }
+    }
+
+    /// What this one has shown.
+    pub fn to_mut(&mut self, destination: Destination) -> &mut Delivery {
+        match destination {
+            Destination::Langfuse => &mut self.langfuse,
+        }
+    }
+}
+
+/// What a destination has shown of itself.
 #[derive(Debug)]
 pub struct Delivery {
-    health: Health,
-    failures: u32,
-    /// For how long sandboxes were held in vain since Langfuse last answered in time.
-    paid: Duration,
-    /// When that is forgiven.
-    pardon: Option<Timer>,
-    throttle: Option<Timer>,
-    refused: Vec<RefusedCredential>,
-    keys_ready: bool,
-    keys_reread_at: Option<Now>,
-    jitter: Jitter,
-}
-
-#[derive(Debug, PartialEq)]
-enum Health {
-    Well,
-    Bad {
-        until: Timer,
-    },
-    Probing,
-    /// A probe came back well; one request with data may prove it.
-    OnTrial {
-        busy: bool,
-    },
-}
-
-#[derive(Debug)]
-struct RefusedCredential {
-    credential: Credential,
-    until: Timer,
-    probing: bool,
+    host: Host,
+    keys: Keyring,
+    /// By [`crate::route::Door`].
+    rejections: [Rejections; 4],
+    /// By [`crate::route::Door`].
+    sizes: [SizeLimit; 4],
+    budget: Budget,
+    flush_budget: Duration,
 }
 
 impl Delivery {
     /// Nothing known yet. `seed` spreads the waits of many sandboxes.
-    pub fn new(seed: u64) -> Self {
+    pub fn new(flush_budget: Duration, seed: u64) -> Self {
         Self {
-            health: Health::Well,
-            failures: 0,
-            paid: Duration::ZERO,
-            pardon: None,
-            throttle: None,
-            refused: Vec::new(),
-            keys_ready: false,
-            keys_reread_at: None,
-            jitter: Jitter(seed),
+            host: Host::new(seed),
+            keys: Keyring::default(),
+            rejections: Default::default(),
+            sizes: Default::default(),
+            budget: Budget::default(),
+            flush_budget,
         }
     }
 
     /// Whether data, or a probe, may go to `route`.
     pub fn permit(&self, route: &Route, now: Now) -> Permit {
-        if route.credential == Credential::Configured && !self.keys_ready {
+        if self.keys.are_missing(&route.credential) {
             return Permit::Keys;
         }
-        let throttled = self.throttle.map_or(Duration::ZERO, |t| t.left(now));
-        if !throttled.is_zero() {
-            return Permit::Wait(throttled);
+        match self.host.permit(now) {
+            Permit::Send => {}
+            other => return other,
         }
-        let health = match self.health {
-            Health::Well | Health::OnTrial { busy: false } => Permit::Send,
-            Health::Probing | Health::OnTrial { busy: true } => Permit::Answer,
-            Health::Bad { until } if until.is_over(now) => Permit::Probe,
-            Health::Bad { until } => Permit::Wait(until.left(now)),
-        };
-        let gate = self
-            .refused
-            .iter()
-            .find(|r| r.credential == route.credential);
-        match (health, gate) {
-            (Permit::Send, Some(gate)) if gate.probing => Permit::Answer,
-            (Permit::Send, Some(gate)) if gate.until.is_over(now) => Permit::Probe,
-            (Permit::Send, Some(gate)) => Permit::Wait(gate.until.left(now)),
-            (health, _) => health,
+        if let Some(permit) = self.keys.permit(&route.credential, now) {
+            return permit;
         }
-    }
-
-    /// Whether Langfuse is known to be bad, so that the pass-through answers at once instead of asking it. Once the
-    /// wait after a failure is over, a passed-through request may find out as well as a probe.
-    pub fn is_bad(&self, now: Now) -> bool {
-        match self.health {
-            Health::Well | Health::OnTrial { .. } => false,
-            Health::Bad { until } => !until.is_over(now),
-            Health::Probing => true,
-        }
-    }
-
-    /// What of the flush budget may still be spent on waiting for Langfuse: an outage costs the budget once, whether
-    /// in one invocation or in several.
-    pub fn left_of(&self, flush_budget: Duration, now: Now) -> Duration {
-        if self.pardon.is_some_and(|pardon| !pardon.is_over(now)) {
-            flush_budget.saturating_sub(self.paid)
+        let wait = self.rejections[route.door as usize].wait(now);
+        if wait.is_zero() {
+            Permit::Send
         } else {
-            flush_budget
+            Permit::Wait(wait)
         }
+    }
+
+    /// Whether something for `route` may be settled `within` this time, so that holding the sandbox for it may pay.
+    pub fn has_hope(&self, route: &Route, within: Duration, now: Now) -> bool {
+        let worth = self.keys.are_worth_a_hold(&route.credential);
+        worth
+            && match self.permit(route, now) {
+                Permit::Wait(left) => left < within,
+                Permit::Send | Permit::Probe | Permit::Answer | Permit::Keys => true,
+            }
+    }
+
+    /// What one request to `route` may carry.
+    pub fn limits(&self, route: &Route, now: Now) -> RequestLimits {
+        let limits = self.host.limits(route.door.limits());
+        let limits = RequestLimits {
+            bytes: limits.bytes.min(self.size_limit(route, now)),
+            ..limits
+        };
+        if self.rejections[route.door as usize].are_held() {
+            RequestLimits { items: 1, ..limits }
+        } else {
+            limits
+        }
+    }
+
+    /// Bytes above which a request to `route` is too large, as far as was learned.
+    pub fn size_limit(&self, route: &Route, now: Now) -> usize {
+        self.sizes[route.door as usize].bytes(now)
+    }
+
+    /// Whether Langfuse is known to be bad, so that the pass-through answers at once instead of asking it.
+    pub fn is_bad(&self, now: Now) -> bool {
+        self.host.is_bad(now)
+    }
+
+    /// What of the flush budget may still be spent on waiting for it: an outage costs the budget once, whether in one
+    /// invocation or in several.
+    pub fn budget(&self, now: Now) -> Duration {
+        self.budget.left_of(self.flush_budget, now)
     }
 
     /// A request with data has left.
     pub fn sending(&mut self) {
-        if let Health::OnTrial { busy } = &mut self.health {
-            *busy = true;
-        }
+        self.host.sending();
     }
 
     /// A probe has left for the credential of `route`.
     pub fn probing(&mut self, route: &Arc<Route>) {
-        if matches!(self.health, Health::Bad { .. }) {
-            self.health = Health::Probing;
-        }
-        if let Some(gate) = self.gate_mut(&route.credential) {
-            gate.probing = true;
-        }
+        self.host.probing();
+        self.keys.probing(&route.credential);
     }
 
     /// The sandbox was held for `held`, and something was still unsent at the end, or even `unanswered`.
-    pub fn held_in_vain(&mut self, held: Duration, budget: Duration, unanswered: bool, now: Now) {
-        let paid = budget.saturating_sub(self.left_of(budget, now));
-        self.paid = paid.saturating_add(held);
-        self.pardon = Some(Timer::new(now, PARDON_AFTER));
-        let no_answer = unanswered && self.paid >= budget;
-        if no_answer && !matches!(self.health, Health::Bad { .. } | Health::Probing) {
-            self.bad(None, now);
+    pub fn held_in_vain(&mut self, held: Duration, unanswered: bool, now: Now) {
+        let spent = self.budget.held_in_vain(held, self.flush_budget, now);
+        if spent {
+            self.keys.waited_in_vain();
+        }
+        if unanswered && spent && !self.host.is_suspect() {
+            self.failed(None, now);
         }
     }
 
-    /// Learns from a passed-through request whether Langfuse answers at all.
-    pub fn passed_through(&mut self, answered: bool, now: Now) {
-        match (answered, &self.health) {
-            (false, Health::Well | Health::OnTrial { .. } | Health::Bad { .. }) => {
-                self.bad(None, now);
+    /// Learns from a passed-through request.
+    pub fn passed_through(&mut self, fact: Fact, now: Now) {
+        match Meaning::of(Asked::PassThrough, fact).host {
+            meaning::Host::Bad { retry_after } if !self.host.is_being_asked() => {
+                self.failed(retry_after, now);
             }
-            (true, Health::Bad { .. }) => self.health = Health::OnTrial { busy: false },
+            meaning::Host::Lives => self.host.may_be_asked(now),
             _ => {}
         }
     }
 
     /// The process is about to end: the next probe may go at once.
     pub fn last_chance(&mut self, now: Now) {
-        self.failures = 0;
-        self.pardon = None;
-        for gate in &mut self.refused {
-            gate.until = Timer::new(now, Duration::ZERO);
+        self.host.last_chance(now);
+        self.keys.may_be_asked(now);
+        for rejections in &mut self.rejections {
+            rejections.may_be_asked(now);
         }
-        if matches!(self.health, Health::Bad { .. }) {
-            self.health = Health::Bad {
-                until: Timer::new(now, Duration::ZERO),
-            };
-        }
+        self.budget.is_back();
     }
 
-    /// The configured keys are there, for the first time or anew. Refused ones are not trusted with data, but a probe
-    /// may find out at once.
+    /// The configured keys are there, for the first time or anew.
     pub fn keys_ready(&mut self, now: Now) {
-        self.keys_ready = true;
-        if let Some(gate) = self.gate_mut(&Credential::Configured) {
-            gate.until = Timer::new(now, Duration::ZERO);
-        }
+        self.keys.configured_are_there(now);
     }
 
-    /// Langfuse refused these keys. Whether to read them again: not more often than once in [`CREDENTIAL_WAIT`], or
-    /// keys that stay bad would be read and tried in a loop.
+    /// Langfuse refused these keys. Whether to read them again.
     #[must_use]
-    pub fn reread_keys(&mut self, route: &Route, now: Now) -> bool {
-        let lately = self
-            .keys_reread_at
-            .is_some_and(|at| now.since(at) < CREDENTIAL_WAIT);
-        let again = route.credential == Credential::Configured && !lately;
-        if again {
-            self.keys_reread_at = Some(now);
-        }
-        again
+    pub fn reread_keys(&mut self, credential: &Credential, now: Now) -> bool {
+        self.keys.reread(credential, now)
     }
 
     /// The sandbox was restored from a snapshot that many others are restored from too.
     pub fn reseed(&mut self, seed: u64) {
-        self.jitter = Jitter(seed);
+        self.host.reseed(seed);
     }
 
-    /// Learns from the answer to a request with data.
-    pub fn sent(&mut self, route: &Route, answer: Answer, now: Now) {
-        match answer.outcome {
-            Outcome::Delivered => {
-                self.failures = 0;
-                if answer.in_time {
-                    self.pardon = None;
-                }
-                self.answered_well(&route.credential);
-            }
-            // The request was at fault, or its size: Langfuse is there and the keys are good.
-            Outcome::Refused | Outcome::TooLarge => self.answered_well(&route.credential),
-            _ => self.failed(route, answer, now),
+    /// Learns from the end of a request with data, `bytes` before compression, and says what it means.
+    pub fn sent(&mut self, route: &Route, bytes: usize, end: End, now: Now) -> Meaning {
+        let keys_are_good = self.keys.are_good(&route.credential, now);
+        let meaning = Meaning::of(Asked::Data { keys_are_good }, end.fact);
+        match meaning.keys {
+            meaning::Keys::Good => self.keys.took_data(&route.credential),
+            meaning::Keys::Refused => self.keys.data_was_refused(&route.credential, now),
+            meaning::Keys::Doubtful => self.keys.are_doubtful(&route.credential, now),
+            meaning::Keys::Unchanged => {}
         }
-    }
-
-    /// Learns from the answer to a probe.
-    pub fn probed(&mut self, route: &Route, answer: Answer, now: Now) {
-        match answer.outcome {
-            Outcome::Delivered | Outcome::Refused | Outcome::TooLarge => {
-                self.refused.retain(|r| r.credential != route.credential);
-                if !matches!(self.health, Health::OnTrial { .. }) {
-                    self.host_answered();
+        let door = route.door as usize;
+        match meaning.items {
+            Items::Delivered { .. } => {
+                self.rejections[door].took_data();
+                self.sizes[door].took(bytes, now);
+                if end.in_time {
+                    self.budget.is_back();
                 }
             }
-            _ => self.failed(route, answer, now),
+            Items::TooLarge => self.sizes[door].too_large(bytes, now),
+            Items::Unsent | Items::Unknown | Items::Refused { .. } => {}
         }
+        match meaning.host {
+            meaning::Host::Well => self.host.took_data(),
+            other => self.learn(other, end, now),
+        }
+        meaning
     }
 
-    fn answered_well(&mut self, credential: &Credential) {
-        self.refused.retain(|r| r.credential != *credential);
-        self.health = Health::Well;
+    /// Learns from the end of a probe, and says what it means.
+    pub fn probed(&mut self, route: &Route, end: End, now: Now) -> Meaning {
+        let meaning = Meaning::of(Asked::Probe, end.fact);
+        self.keys.probed(&route.credential);
+        match meaning.keys {
+            meaning::Keys::Good => self.keys.a_probe_was_good(&route.credential, now),
+            meaning::Keys::Refused => self.keys.a_probe_was_refused(&route.credential, now),
+            meaning::Keys::Doubtful | meaning::Keys::Unchanged => {}
+        }
+        match meaning.host {
+            meaning::Host::Well => self.answered(),
+            other => self.learn(other, end, now),
+        }
+        meaning
     }
 
-    fn failed(&mut self, route: &Route, answer: Answer, now: Now) {
-        if let Some(gate) = self.gate_mut(&route.credential) {
-            gate.probing = false;
-        }
-        match answer.outcome {
-            Outcome::Unauthorized => {
-                self.refuse(&route.credential, now);
-                self.host_answered();
+    /// Whether it pays to look for what is refused in a part of what a client sent as `origin`.
+    pub fn pays_to_cut(&mut self, route: &Route, origin: ItemId) -> bool {
+        self.rejections[route.door as usize].pays_to_cut(origin)
+    }
+
+    /// Whether to give up what was refused alone.
+    pub fn gives_up(&mut self, route: &Route, origin: ItemId, now: Now) -> bool {
+        self.rejections[route.door as usize].gives_up(origin, now)
+    }
+
+    fn learn(&mut self, shown: meaning::Host, end: End, now: Now) {
+        match shown {
+            meaning::Host::Throttles { retry_after } => self.host.throttles(retry_after, now),
+            meaning::Host::Bad { .. } if end.cut && end.fact == Fact::NoAnswer => {
+                self.host.was_cut_off(now);
             }
-            Outcome::Throttled { retry_after } => {
-                self.failures = self.failures.saturating_add(1);
-                let wait = self.wait(retry_after);
-                self.throttle = Some(Timer::new(now, wait));
-                self.host_answered();
-            }
-            Outcome::NotDelivered { retry_after } => self.bad(retry_after, now),
-            // The freeze broke the connection, which says nothing about Langfuse but that it is to be asked.
-            _ if answer.cut => {
-                if !matches!(self.health, Health::Bad { .. }) {
-                    let until = Timer::new(now, Duration::ZERO);
-                    self.health = Health::Bad { until };
-                }
-            }
-            _ => self.bad(None, now),
+            meaning::Host::Bad { retry_after } => self.failed(retry_after, now),
+            meaning::Host::Well | meaning::Host::Answers => self.answered(),
+            meaning::Host::Lives | meaning::Host::Unchanged => {}
         }
     }
 
-    /// Whatever the host was suspected of is over; what data does to it is to be seen.
-    fn host_answered(&mut self) {
-        if self.health != Health::Well {
-            self.health = Health::OnTrial { busy: false };
+    fn answered(&mut self) {
+        if self.host.answered() {
+            self.budget.host_answers(self.flush_budget);
         }
     }
 
-    fn bad(&mut self, retry_after: Option<Duration>, now: Now) {
-        self.failures = self.failures.saturating_add(1);
-        let until = Timer::new(now, self.wait(retry_after));
-        self.health = Health::Bad { until };
-        if let Some(pardon) = &mut self.pardon {
-            *pardon = Timer::new(now, PARDON_AFTER);
-        }
-    }
-
-    fn wait(&mut self, retry_after: Option<Duration>) -> Duration {
-        let doublings = self.failures.saturating_sub(1).min(16);
-        let backoff = (FIRST_BACKOFF * (1 << doublings)).min(LONGEST_BACKOFF);
-        let asked = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER);
-        self.jitter.between_half_and_all(backoff).max(asked)
-    }
-
-    fn refuse(&mut self, credential: &Credential, now: Now) {
-        self.refused.retain(|r| r.credential != *credential);
-        if self.refused.len() == MAX_REFUSED_CREDENTIALS {
-            self.refused.remove(0);
-        }
-        self.refused.push(RefusedCredential {
-            credential: credential.clone(),
-            until: Timer::new(now, CREDENTIAL_WAIT),
-            probing: false,
-        });
-    }
-
-    fn gate_mut(&mut self, credential: &Credential) -> Option<&mut RefusedCredential> {
-        self.refused
-            .iter_mut()
-            .find(|r| r.credential == *credential)
-    }
-}
-
-/// A xorshift generator: enough to keep sandboxes from retrying in step.
-#[derive(Debug)]
-struct Jitter(u64);
-
-impl Jitter {
-    fn between_half_and_all(&mut self, whole: Duration) -> Duration {
-        let mut x = self.0 | 1;
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        self.0 = x;
-        let share = u32::try_from(x % 1_000).unwrap_or_default();
-        whole / 2 + whole / 2 * share / 1_000
+    fn failed(&mut self, retry_after: Option<Duration>, now: Now) {
+        self.host.failed(retry_after, now);
+        self.budget.host_failed(now);
     }
 }

@@ -34,8 +34,6 @@ pub struct Ledger {
 pub enum DropReason {
     /// The buffer was full, and this was the oldest in it, or too large for it.
     BufferFull,
-    /// More different header sets waited than [`crate::MAX_ROUTES`].
-    TooManyRoutes,
     /// Langfuse answered that it will never take it.
     Refused,
     /// Langfuse answered 413 to a single unit.
@@ -62,9 +60,8 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of [`Dropped`].
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::BufferFull,
-        Self::TooManyRoutes,
         Self::Refused,
         Self::TooLarge,
         Self::Ambiguous,
@@ -82,7 +79,6 @@ impl DropReason {
     pub fn name(self) -> &'static str {
         match self {
             Self::BufferFull => "buffer_full",
-            Self::TooManyRoutes => "too_many_routes",
             Self::Refused => "refused",
             Self::TooLarge => "too_large",
             Self::Ambiguous => "ambiguous",

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::buffer::{FIRST_ACCEPTED, ItemId, Payload};
 use crate::deadline::{self, FunctionTimeout};
-use crate::delivery::fact::Fact;
 use crate::hold::{End, Hold, Holds, Situation, Why};
 use crate::late_spans::LateSpans;
 use crate::ledger::Ledger;
@@ -157,8 +156,7 @@ impl<P: Payload> Core<P> {
             Event::Refused { reason, bytes } => self.pipeline.refused_client(reason, bytes),
             Event::NotStored { id } => self.pipeline.not_stored(id),
             Event::PassedThrough { fact } => {
-                let answered = matches!(fact, Fact::Answered(_));
-                self.pipeline.delivery().passed_through(answered, now);
+                self.pipeline.passed_through(fact, now);
             }
             Event::Exported { id, fact } => self.pipeline.exported(id, fact, now),
             Event::Cut { id, parts } => self.pipeline.cut(id, parts),

@@ -1,36 +1,26 @@
-//! Receive → buffer → export: an item from its acceptance to its request, and the requests under way. What their answers
-//! mean for the items is in `answers`.
+//! The pump: an item from its acceptance to its request. What answers mean for the items is in `answers`.
 
 mod answers;
-mod wait;
+mod reading_back;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::buffer::{
-    Batch, Buffer, FIRST_ACCEPTED, History, Item, ItemId, Lane, NotAdmitted, Payload, units_of,
-};
-use crate::delivery::{Delivery, Permit};
+use crate::buffer::{Batch, Deliveries, History, Item, ItemId, Lane, Payload, units_of};
+use crate::delivery::fact::Fact;
+use crate::delivery::{Delivery, Destinations, Permit};
 use crate::hold::Hope;
+use crate::in_flight::{Cutting, InFlight};
 use crate::ledger::{DropReason, Ledger};
-use crate::recovery::{Head, Lost, MAX_CRASHES, MAX_SPOOL_AGE, Recovery};
+use crate::recovery::Recovery;
 use crate::refusals::Reason;
-use crate::route::{Destination, RequestLimits, Route};
+use crate::route::{Destination, Route};
+use crate::stock::Stock;
 use crate::time::{Now, Timer};
-use crate::{Action, ExportId, Settings};
+use crate::{Action, Settings};
 
-pub use wait::Patience;
-use wait::Wait;
-
-/// Requests with data that may be under way at once.
-pub const MAX_IN_FLIGHT: usize = 4;
-
-/// How long a probe's answer is waited for.
-pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// After a thaw an answer may lie in the socket already: nothing is given up before it could have been read.
-pub const THAW_GRACE: Duration = Duration::from_millis(250);
+pub use crate::delivery::SMALLEST_REQUEST_LIMIT_BYTES;
+pub use crate::in_flight::{MAX_IN_FLIGHT, PROBE_TIMEOUT, Patience, THAW_GRACE};
 
 /// Sends of one span batch whose outcome stayed unknown; after that many it is given up.
 pub const MAX_AMBIGUOUS_SENDS: u32 = 3;
@@ -40,9 +30,6 @@ pub const PATIENCE_FAILURES: u32 = 3;
 
 /// Failed sends after which an item is given up if anything went through meanwhile, be it at another endpoint.
 pub const MAX_FAILURES: u32 = 32;
-
-/// However often Langfuse answers 413, requests are not made smaller than this.
-pub const SMALLEST_REQUEST_LIMIT_BYTES: usize = 64 << 10;
 
 /// Which of the waiting data is to be sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,71 +47,40 @@ pub enum Due {
     Everything,
 }
 
-/// Items on their way, and the books about them.
+/// Items on their way.
 #[derive(Debug)]
 pub struct Pipeline<P> {
     settings: Settings,
-    buffer: Buffer<P>,
-    in_flight: BTreeMap<ExportId, InFlight<P>>,
-    probes: BTreeMap<Destination, Probe>,
-    /// Items that are being cut in two.
-    cutting: BTreeMap<ItemId, Cutting<P>>,
-    delivery: Delivery,
-    ledger: Ledger,
+    stock: Stock<P>,
+    in_flight: InFlight<P>,
+    destinations: Destinations,
     recovery: Recovery,
-    /// The sandbox is still to be copied. Memory and disk are copied with it, so nothing accepted by now may be sent: not
-    /// by the copies, which are many, and not before, because a request that is just being made would be made by each of
-    /// them. Nothing is put on disk either; hence whatever a later process finds there is of one sandbox alone.
-    to_be_copied: bool,
-    /// Requests delivered, by [`crate::route::Door`].
-    deliveries: [u64; 4],
     /// Where the latest data goes: what comes next is likely to go there too.
     latest_route: Option<Arc<Route>>,
-    next_item: u64,
-    next_export: u64,
-    /// Learned from 413 answers; some proxies take less than Langfuse.
-    request_limit_bytes: usize,
-    actions: Vec<Action<P>>,
+    /// Requests delivered, by [`crate::route::Door`].
+    deliveries: [u64; 4],
+    /// Sent in requests of so many items and units that were not answered; a good probe will show that it was them.
+    suspects: Vec<Suspect>,
 }
 
-#[derive(Debug)]
-struct InFlight<P> {
-    batch: Batch<P>,
-    wait: Wait,
-}
-
-#[derive(Debug)]
-struct Cutting<P> {
-    route: Arc<Route>,
-    item: Item<P>,
-    /// What becomes of it if it cannot be cut.
-    otherwise: DropReason,
-}
-
-#[derive(Debug)]
-struct Probe {
-    route: Arc<Route>,
-    wait: Wait,
+#[derive(Clone, Copy, Debug)]
+struct Suspect {
+    id: ItemId,
+    items: usize,
+    units: u32,
 }
 
 impl<P: Payload> Pipeline<P> {
     /// Empty.
     pub fn new(settings: Settings) -> Self {
         Self {
-            buffer: Buffer::new(settings.buffer_bytes),
-            in_flight: BTreeMap::new(),
-            probes: BTreeMap::new(),
-            cutting: BTreeMap::new(),
-            delivery: Delivery::new(settings.seed),
-            ledger: Ledger::default(),
+            stock: Stock::new(&settings),
+            in_flight: InFlight::new(),
+            destinations: Destinations::new(settings.flush_budget, settings.seed),
             recovery: Recovery::default(),
-            to_be_copied: settings.snapshot,
-            deliveries: [0; 4],
             latest_route: None,
-            next_item: FIRST_ACCEPTED.0,
-            next_export: 0,
-            request_limit_bytes: usize::MAX,
-            actions: Vec::new(),
+            deliveries: [0; 4],
+            suspects: Vec::new(),
             settings,
         }
     }
@@ -132,126 +88,32 @@ impl<P: Payload> Pipeline<P> {
     /// What has to be done since this was last asked.
     #[must_use]
     pub fn take_actions(&mut self) -> Vec<Action<P>> {
-        std::mem::take(&mut self.actions)
+        std::mem::take(&mut self.stock.actions)
     }
 
     /// A client's data has come.
     pub fn accept(&mut self, route: &Arc<Route>, payload: P, now: Now) {
-        self.ledger.accepted += u64::from(payload.units());
+        self.stock.ledger.accepted += u64::from(payload.units());
         self.latest_route = Some(Arc::clone(route));
-        let item = self.new_item(payload, History::default(), now);
-        if !self.settings.enabled {
-            self.give_up(
-                &[Item {
-                    on_disk: false,
-                    ..item
-                }],
-                DropReason::Disabled,
-            );
-        } else if let Some(item) = self.admit(route, item) {
-            self.store(route, item, None);
+        let item = self.stock.new_item(payload, History::default(), now);
+        if self.settings.enabled {
+            self.stock.take_in(route, item);
+        } else {
+            self.stock.give_up_unstored(item, DropReason::Disabled);
         }
     }
 
     /// This is a copy, or will never be copied. What it shares with other copies is given up.
     pub fn restored(&mut self) {
-        if std::mem::take(&mut self.to_be_copied) {
-            for batch in self.buffer.drain() {
-                self.drop_taken(&batch.items, DropReason::Snapshot);
-            }
+        if std::mem::take(&mut self.stock.to_be_copied) {
+            let items: Vec<_> = self.stock.buffer.drain().collect();
+            self.stock.drop_taken(&items, DropReason::Snapshot);
         }
     }
 
     /// A client's request was not taken.
     pub fn refused_client(&mut self, reason: Reason, bytes: u64) {
-        self.ledger.refusals.add(reason, bytes);
-    }
-
-    /// Earlier processes of this sandbox have left this on disk.
-    pub fn spool_opened(&mut self, heads: Vec<Head>, lost: Vec<Lost>, unreadable: u64, now: Now) {
-        self.ledger.unreadable += unreadable;
-        for Lost { reason, units } in lost {
-            self.ledger.recovered += units;
-            self.drop_units(reason, units);
-        }
-        if !heads.is_empty() {
-            self.to_be_copied = false;
-        }
-        let (mut expired, mut crashed) = (Vec::new(), Vec::new());
-        for head in heads {
-            self.ledger.recovered += u64::from(head.units);
-            if now.wall.saturating_sub(head.accepted_wall) > MAX_SPOOL_AGE {
-                expired.push(head);
-            } else if head.crashes >= MAX_CRASHES {
-                crashed.push(head);
-            } else {
-                self.recovery.add(head);
-            }
-        }
-        self.give_up_on_disk(&expired, DropReason::Expired);
-        self.give_up_on_disk(&crashed, DropReason::Crashed);
-    }
-
-    /// Asks for the next record on disk if there is room for it.
-    pub fn read_back(&mut self) {
-        let limit_bytes = self.settings.buffer_bytes;
-        while let Some(head) = self.recovery.take_too_large(limit_bytes) {
-            self.give_up_on_disk(&[head], DropReason::BufferFull);
-        }
-        if let Some(head) = self.recovery.next(self.buffer.held_bytes(), limit_bytes) {
-            self.actions.push(Action::Recover { id: head.id });
-        }
-    }
-
-    /// Whether a record is being read back.
-    pub fn is_reading_back(&self) -> bool {
-        self.recovery.is_asked()
-    }
-
-    /// A record has been read back. It is on disk still.
-    pub fn recovered(&mut self, id: ItemId, route: &Arc<Route>, payload: P, now: Now) {
-        let Some(head) = self.recovery.answered(id) else {
-            return;
-        };
-        let item = Item {
-            id,
-            payload,
-            accepted_at: Now {
-                mono: now.mono,
-                wall: head.accepted_wall,
-            },
-            history: History {
-                ambiguous_sends: head.sends,
-                ..History::default()
-            },
-            on_disk: true,
-        };
-        if head.sends > 0 && !self.may_resend(route, &item) {
-            self.give_up(&[item], DropReason::Ambiguous);
-        } else if self.buffer.has_room(&item) {
-            if self.admit(route, item).is_none() {
-                self.actions.push(Action::Forget { ids: vec![id] });
-            }
-        } else {
-            self.recovery.add(head);
-        }
-        self.ledger.on_disk = self.recovery.units();
-    }
-
-    /// A record could not be read back.
-    pub fn not_recovered(&mut self, id: ItemId) {
-        if let Some(head) = self.recovery.remove(id) {
-            self.give_up_on_disk(&[head], DropReason::Damaged);
-        }
-    }
-
-    fn give_up_on_disk(&mut self, heads: &[Head], reason: DropReason) {
-        self.drop_units(reason, heads.iter().map(|head| u64::from(head.units)).sum());
-        if !heads.is_empty() {
-            let ids = heads.iter().map(|head| head.id).collect();
-            self.actions.push(Action::Forget { ids });
-        }
-        self.ledger.on_disk = self.recovery.units();
+        self.stock.ledger.refusals.add(reason, bytes);
     }
 
     /// The spool does not have this item.
@@ -259,51 +121,35 @@ impl<P: Payload> Pipeline<P> {
         if self.recovery.holds(id) {
             return self.not_recovered(id);
         }
-        if let Some(item) = self.buffer.waiting_mut(id) {
-            item.on_disk = false;
-            return;
-        }
-        for flight in self.in_flight.values_mut() {
-            let items = &mut flight.batch.items;
-            if let Ok(index) = items.binary_search_by_key(&id, |item| item.id) {
-                items[index].on_disk = false;
-            }
-        }
-        if let Some(cutting) = self.cutting.get_mut(&id) {
-            cutting.item.on_disk = false;
-        }
+        self.stock.buffer.change(id, |item| item.on_disk = false);
+        self.in_flight.change(id, |item| item.on_disk = false);
     }
 
     /// Starts what may be sent of what is due.
     pub fn pump(&mut self, due: Due, now: Now) {
-        if due == Due::Nothing || self.to_be_copied {
+        if due == Due::Nothing || self.stock.to_be_copied {
             return;
         }
-        let routes: Vec<_> = self
-            .buffer
-            .lanes()
-            .map(|lane| Arc::clone(lane.route()))
-            .collect();
+        let lanes = self.stock.buffer.lanes();
+        let routes: Vec<_> = lanes.map(|lane| Arc::clone(lane.route())).collect();
         for route in routes {
-            self.start_one(&route, due, now);
+            self.start_one(Destination::Langfuse, &route, due, now);
         }
     }
 
-    fn start_one(&mut self, route: &Arc<Route>, due: Due, now: Now) {
-        match self.delivery.permit(route, now) {
-            Permit::Send if self.may_start(route) && self.is_due(route, due, now) => {
-                self.export(route, now);
+    fn start_one(&mut self, to: Destination, route: &Arc<Route>, due: Due, now: Now) {
+        match self.destinations.to(to).permit(route, now) {
+            Permit::Send if self.in_flight.has_room_for(to, route) => {
+                if self.is_due(to, route, due, now) {
+                    self.export(to, route, now);
+                }
             }
-            Permit::Probe if !self.probes.contains_key(&Destination::Langfuse) => {
-                self.delivery.probing(route);
-                self.ledger.probes += 1;
-                let probe = Probe {
-                    route: Arc::clone(route),
-                    wait: Wait::new(now),
-                };
-                self.probes.insert(Destination::Langfuse, probe);
-                self.actions.push(Action::Probe {
-                    destination: Destination::Langfuse,
+            Permit::Probe if !self.in_flight.is_probing(to) => {
+                self.destinations.to_mut(to).probing(route);
+                self.stock.ledger.probes += 1;
+                self.in_flight.probe(to, route, now);
+                self.stock.actions.push(Action::Probe {
+                    destination: to,
                     route: Arc::clone(route),
                 });
             }
@@ -311,84 +157,83 @@ impl<P: Payload> Pipeline<P> {
         }
     }
 
-    /// One request at a time for a route, so that what comes meanwhile shares the next one.
-    fn may_start(&self, route: &Arc<Route>) -> bool {
-        self.in_flight.len() < MAX_IN_FLIGHT
-            && !self.in_flight.values().any(|f| f.batch.route == *route)
-    }
-
-    fn is_due(&self, route: &Arc<Route>, due: Due, now: Now) -> bool {
-        let Some(lane) = self.buffer.lanes().find(|lane| lane.route() == route) else {
+    fn is_due(&self, to: Destination, route: &Arc<Route>, due: Due, now: Now) -> bool {
+        let Some(lane) = self.stock.buffer.lane(route) else {
             return false;
         };
         match due {
             Due::Nothing => false,
             Due::Everything => true,
             Due::Ripe { age, before } => {
-                lane.fills(self.limits(route))
-                    || lane
-                        .head()
-                        .is_some_and(|head| head.id < before || now.since(head.accepted_at) >= age)
+                let old =
+                    |head: &Item<P>| head.origin < before || now.since(head.accepted_at) >= age;
+                self.stock.buffer.has_many_routes()
+                    || lane.fills(self.destinations.to(to).limits(route, now))
+                    || lane.head().is_some_and(old)
             }
         }
     }
 
-    fn limits(&self, route: &Route) -> RequestLimits {
-        let limits = route.door.limits();
-        RequestLimits {
-            bytes: limits.bytes.min(self.request_limit_bytes),
-            ..limits
+    /// Sends what fits in one request; what is too large for any is cut first.
+    fn export(&mut self, to: Destination, route: &Arc<Route>, now: Now) {
+        let delivery = self.destinations.to(to);
+        let size_limit = delivery.size_limit(route, now);
+        let limits = delivery.limits(route, now);
+        let too_much = |head: &Item<P>| {
+            let pieces = head.history.pieces.unwrap_or(u32::MAX);
+            let units = head.payload.units();
+            units > 1 && (units > pieces || head.payload.request_bytes() > size_limit)
+        };
+        if let Some(item) = self.stock.buffer.take_head_if(route, too_much) {
+            let part_bytes = part_bytes(&item).min(size_limit);
+            return self.cut_up(route, item, part_bytes, DropReason::TooLarge);
         }
-    }
-
-    fn export(&mut self, route: &Arc<Route>, now: Now) {
-        let Some(batch) = self.buffer.take(route, self.limits(route)) else {
+        let Some(batch) = self.stock.buffer.take(route, limits) else {
             return;
         };
-        let id = ExportId(self.next_export);
-        self.next_export += 1;
-        self.ledger.requests += 1;
-        self.ledger.maybe_doubled += maybe_doubled(&batch);
-        self.delivery.sending();
-        self.note_on_disk(&batch.items, |ids| Action::MarkSent { ids });
-        self.actions.push(Action::Export {
+        self.stock.ledger.requests += 1;
+        self.stock.ledger.maybe_doubled += maybe_doubled(&batch);
+        self.destinations.to_mut(to).sending();
+        self.stock.mark_sent(&batch.items);
+        let id = self.in_flight.export(to, batch.clone(), now);
+        self.stock.actions.push(Action::Export {
             id,
-            destination: Destination::Langfuse,
-            batch: batch.clone(),
+            destination: to,
+            batch,
         });
-        self.in_flight.insert(
-            id,
-            InFlight {
-                batch,
-                wait: Wait::new(now),
-            },
-        );
+    }
+
+    fn cut_up(
+        &mut self,
+        route: &Arc<Route>,
+        item: Item<P>,
+        part_bytes: usize,
+        otherwise: DropReason,
+    ) {
+        self.stock.actions.push(Action::Cut {
+            id: item.id,
+            payload: item.payload.clone(),
+            part_bytes: part_bytes.max(1),
+        });
+        let route = Arc::clone(route);
+        self.in_flight.cut(Cutting {
+            route,
+            item,
+            otherwise,
+        });
     }
 
     /// Stops waiting for answers that no longer come.
     pub fn abort_overdue(&mut self, patience: &Patience, now: Now) {
-        for (id, flight) in &mut self.in_flight {
-            if flight.wait.ends(patience, patience.request, now) {
-                self.actions.push(Action::Abort { id: *id });
-            }
-        }
-        for (destination, probe) in &mut self.probes {
-            if probe.wait.ends(patience, patience.probe, now) {
-                let destination = *destination;
-                self.actions.push(Action::AbortProbe { destination });
-            }
-        }
+        let mut aborts = self.in_flight.abort_overdue(patience, now);
+        self.stock.actions.append(&mut aborts);
     }
 
     /// Whether something unsent or unanswered may be settled `within` this time.
     pub fn has_hope(&self, within: Duration, now: Now) -> bool {
-        let may_be_sent = |lane: &Lane<P>| match self.delivery.permit(lane.route(), now) {
-            Permit::Wait(left) => left < within,
-            Permit::Send | Permit::Probe | Permit::Answer | Permit::Keys => true,
-        };
-        !self.in_flight.is_empty()
-            || !self.cutting.is_empty()
-            || self.buffer.lanes().any(may_be_sent)
+        let langfuse = self.destinations.to(Destination::Langfuse);
+        let may_be_sent = |lane: &Lane<P>| langfuse.has_hope(lane.route(), within, now);
+        !self.in_flight.is_empty() || self.stock.buffer.lanes().any(may_be_sent)
     }
 
     /// What may be had of Langfuse within this time.
@@ -396,21 +241,23 @@ impl<P: Payload> Pipeline<P> {
         if within.is_zero() {
             return Hope::None;
         }
+        let langfuse = self.destinations.to(Destination::Langfuse);
         if self.is_settled() {
+            let hopeless = |route: &Arc<Route>| !langfuse.has_hope(route, within, now);
             let latest = self.latest_route.as_ref();
-            let permit = latest.map(|route| self.delivery.permit(route, now));
-            return match permit {
-                Some(Permit::Wait(left)) if left >= within => Hope::None,
-                _ => Hope::Idle,
+            return if latest.is_some_and(hopeless) {
+                Hope::None
+            } else {
+                Hope::Idle
             };
         }
         let may_go = |lane: &Lane<P>| {
-            let permit = self.delivery.permit(lane.route(), now);
+            let permit = langfuse.permit(lane.route(), now);
             matches!(permit, Permit::Send | Permit::Keys)
         };
         if !self.has_hope(within, now) {
             Hope::None
-        } else if !self.in_flight.is_empty() || self.buffer.lanes().any(may_go) {
+        } else if !self.in_flight.is_empty() || self.stock.buffer.lanes().any(may_go) {
             Hope::Unsent
         } else {
             Hope::Probe
@@ -419,190 +266,116 @@ impl<P: Payload> Pipeline<P> {
 
     /// What of the flush budget a hold may still take.
     pub fn budget(&self, now: Now) -> Duration {
-        self.delivery.left_of(self.settings.flush_budget, now)
+        self.destinations.to(Destination::Langfuse).budget(now)
     }
 
     /// The sandbox is released after a hold, and something was not settled.
     pub fn held_in_vain(&mut self, held: Duration, now: Now) {
-        let unanswered = !self.in_flight.is_empty();
-        let budget = self.settings.flush_budget;
-        self.delivery.held_in_vain(held, budget, unanswered, now);
+        let unanswered = self.in_flight.awaits_answers();
+        self.delivery().held_in_vain(held, unanswered, now);
     }
 
     /// The earliest moment at which [`Self::pump`] or [`Self::abort_overdue`] may have something to do.
     pub fn wake_in(&self, due: Due, patience: &Patience, now: Now) -> Option<Duration> {
-        let flights = self.in_flight.values().map(|flight| flight.wait);
-        let flights = flights.filter(|wait| !wait.aborted);
-        let flights = flights.map(|wait| patience.left(wait.since, patience.request, now));
-        let probe = self.probes.values().map(|probe| probe.wait);
-        let probe = probe.filter(|wait| !wait.aborted);
-        let probe = probe.map(|wait| patience.left(wait.since, patience.probe, now));
-        let lanes = self.buffer.lanes().filter_map(|lane| {
+        let to = Destination::Langfuse;
+        let lanes = self.stock.buffer.lanes().filter_map(|lane| {
             let age = match due {
                 Due::Nothing => return None,
                 Due::Everything => Duration::ZERO,
                 Due::Ripe { age, .. } => age,
             };
-            match self.delivery.permit(lane.route(), now) {
+            match self.destinations.to(to).permit(lane.route(), now) {
                 // A probe is asked for as soon as it may be, so that its answer is there when the data is ripe.
                 Permit::Wait(left) => Some(left),
-                Permit::Send if self.may_start(lane.route()) => {
+                Permit::Send if self.in_flight.has_room_for(to, lane.route()) => {
                     Some(Timer::new(lane.head()?.accepted_at, age).left(now))
                 }
                 // An answer comes first, and then there is an event anyway.
                 Permit::Send | Permit::Probe | Permit::Answer | Permit::Keys => None,
             }
         });
-        let waits = flights.chain(probe).chain(lanes);
+        let waits = self
+            .in_flight
+            .wake_in(patience, now)
+            .into_iter()
+            .chain(lanes);
         waits.filter(|left| !left.is_zero()).min()
     }
 
     /// The process ends: whatever is left stays in the spool, or is given up.
     pub fn finish(&mut self) {
-        let flights = std::mem::take(&mut self.in_flight)
-            .into_values()
-            .map(|f| f.batch);
-        let batches = flights.chain(self.buffer.drain());
-        let cutting = std::mem::take(&mut self.cutting).into_values();
-        let items = batches.flat_map(|batch| batch.items);
-        let items: Vec<_> = items.chain(cutting.map(|cutting| cutting.item)).collect();
-        let (on_disk, lost): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.on_disk);
-        self.ledger.spooled += units_of(&on_disk) + std::mem::take(&mut self.ledger.on_disk);
-        self.give_up(&lost, DropReason::Exit);
+        let items = self.in_flight.drain().chain(self.stock.buffer.drain());
+        let (on_disk, lost): (Vec<_>, Vec<_>) = items.partition(|item| item.on_disk);
+        let ledger = &mut self.stock.ledger;
+        ledger.spooled += units_of(&on_disk) + std::mem::take(&mut ledger.on_disk);
+        self.stock.give_up(&lost, DropReason::Exit);
+    }
+
+    /// A passed-through request has come to its end.
+    pub fn passed_through(&mut self, fact: Fact, now: Now) {
+        self.delivery().passed_through(fact, now);
     }
 
     /// What Langfuse has shown of itself.
     pub fn delivery(&mut self) -> &mut Delivery {
-        &mut self.delivery
+        self.destinations.to_mut(Destination::Langfuse)
     }
 
     /// Whether Langfuse is known to be bad.
     pub fn is_bad(&self, now: Now) -> bool {
-        self.delivery.is_bad(now)
+        self.destinations.to(Destination::Langfuse).is_bad(now)
     }
 
     /// The name that the next item will get.
     pub fn next_item(&self) -> ItemId {
-        ItemId(self.next_item)
+        self.stock.next_item()
     }
 
     /// When the oldest waiting item was accepted.
     pub fn oldest(&self) -> Option<Now> {
-        let heads = self.buffer.lanes().filter_map(|lane| lane.head());
+        let heads = self.stock.buffer.lanes().filter_map(|lane| lane.head());
         heads
-            .min_by_key(|head| head.id)
+            .min_by_key(|head| head.origin)
             .map(|head| head.accepted_at)
     }
 
     /// Whether everything accepted has come to its end.
     pub fn is_settled(&self) -> bool {
-        self.buffer.is_empty() && self.in_flight.is_empty() && self.cutting.is_empty()
+        self.stock.buffer.is_empty() && self.in_flight.is_empty()
     }
 
     /// The books.
     pub fn ledger(&self) -> &Ledger {
-        &self.ledger
+        &self.stock.ledger
     }
 
     /// Units in memory: waiting, or on their way.
     pub fn held_units(&self) -> u64 {
-        self.buffer.waiting_units()
-            + self
-                .in_flight
-                .values()
-                .map(|f| f.batch.units())
-                .sum::<u64>()
-            + self
-                .cutting
-                .values()
-                .map(|cutting| u64::from(cutting.item.payload.units()))
-                .sum::<u64>()
+        self.stock.buffer.waiting_units() + self.in_flight.units()
     }
 
     /// Bytes charged to the buffer.
     pub fn held_bytes(&self) -> usize {
-        self.buffer.held_bytes()
+        self.stock.buffer.held_bytes()
     }
 
-    fn new_item(&mut self, payload: P, history: History, now: Now) -> Item<P> {
-        let id = ItemId(self.next_item);
-        self.next_item += 1;
-        Item {
-            id,
-            payload,
-            accepted_at: now,
-            history,
-            on_disk: self.settings.spool && !self.to_be_copied,
-        }
-    }
-
-    fn admit(&mut self, route: &Arc<Route>, item: Item<P>) -> Option<Item<P>> {
-        let reason = match self.buffer.admit(route, item.clone()) {
-            Ok(evicted) => {
-                self.give_up(&evicted, DropReason::BufferFull);
-                return Some(item);
-            }
-            Err(NotAdmitted::NoRoom) => DropReason::BufferFull,
-            Err(NotAdmitted::TooManyRoutes) => DropReason::TooManyRoutes,
-        };
-        self.give_up(&[not_stored(item)], reason);
-        None
-    }
-
-    fn store(&mut self, route: &Arc<Route>, item: Item<P>, replaces: Option<ItemId>) {
-        if item.on_disk {
-            let route = Arc::clone(route);
-            self.actions.push(Action::Store {
-                route,
-                item,
-                replaces,
-            });
-        }
-    }
-
-    fn settle(&mut self, items: &[Item<P>]) {
-        for item in items {
-            self.buffer.settle(item);
-        }
-        self.note_on_disk(items, |ids| Action::Forget { ids });
-    }
-
-    fn drop_taken(&mut self, items: &[Item<P>], reason: DropReason) {
-        for item in items {
-            self.buffer.settle(item);
-        }
-        self.give_up(items, reason);
-    }
-
-    fn give_up(&mut self, items: &[Item<P>], reason: DropReason) {
-        self.drop_units(reason, units_of(items));
-        self.note_on_disk(items, |ids| Action::Forget { ids });
-    }
-
-    fn drop_units(&mut self, reason: DropReason, units: u64) {
-        if units > 0 {
-            self.ledger.dropped.add(reason, units);
-            self.actions.push(Action::Dropped { reason, units });
-        }
-    }
-
-    fn note_on_disk(&mut self, items: &[Item<P>], note: impl FnOnce(Vec<ItemId>) -> Action<P>) {
-        let ids: Vec<_> = items
-            .iter()
-            .filter(|item| item.on_disk)
-            .map(|item| item.id)
-            .collect();
-        if !ids.is_empty() {
-            self.actions.push(note(ids));
+    fn delivered_by(&self, route: &Route) -> Deliveries {
+        Deliveries {
+            same_door: self.deliveries[route.door as usize],
+            all: self.deliveries.iter().sum(),
         }
     }
 }
 
-/// The spool has not been asked to keep it.
-fn not_stored<P>(item: Item<P>) -> Item<P> {
-    Item {
-        on_disk: false,
-        ..item
+/// How large a part may be that has no more units than one with this item's history may have.
+fn part_bytes<P: Payload>(item: &Item<P>) -> usize {
+    let (units, bytes) = (item.payload.units(), item.payload.request_bytes());
+    match item.history.pieces {
+        Some(pieces) if pieces < units => {
+            let share = bytes as u64 * u64::from(pieces) / u64::from(units);
+            usize::try_from(share).unwrap_or(bytes)
+        }
+        _ => bytes,
     }
 }
 

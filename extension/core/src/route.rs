@@ -11,7 +11,7 @@ pub enum Destination {
 
 /// Everything of a client's request that decides how Langfuse stores what it carries. Only items of equal routes are
 /// ever sent in one request, because Langfuse chooses its storage path by the headers of the whole request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     /// The endpoint of Langfuse and the form of its body.
     pub door: Door,
@@ -22,7 +22,7 @@ pub struct Route {
 }
 
 /// An endpoint of Langfuse that takes data, with the form of its body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Door {
     /// `POST /api/public/otel/v1/traces`, `application/x-protobuf`.
     TracesProtobuf,
@@ -70,7 +70,7 @@ impl Door {
 }
 
 /// Whose keys a request is sent with.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Credential {
     /// The `Authorization` header as the client sent it.
     Client(String),

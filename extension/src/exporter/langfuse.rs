@@ -383,6 +383,7 @@ mod tests {
         let accepted = accept_otlp("application/x-protobuf", "", body(4 << 20), &limits);
         let item = Item {
             id: ItemId(0),
+            origin: ItemId(0),
             payload: accepted.unwrap().0,
             accepted_at: Now {
                 mono: Duration::ZERO,

@@ -74,17 +74,39 @@ fn parts_that_need_more_room_than_the_whole_stay_within_the_limit() {
 }
 
 #[test]
-fn so_many_routes_may_wait_and_no_more() {
+fn routes_are_never_a_reason_to_drop_and_many_of_them_are_due_at_once() {
     let mut sandbox = Sandbox::new(Settings::default());
     sandbox.invoke("r1");
     for n in 0..MAX_ROUTES {
         sandbox.post_part_to(&route(Door::TracesJson, &n.to_string()), body("a"));
     }
-    assert_eq!(sandbox.core.ledger().dropped.total(), 0);
-    sandbox.post_part_to(&route(Door::TracesJson, "one more"), body("a"));
-    assert_eq!(sandbox.dropped(DropReason::TooManyRoutes), 1);
-    sandbox.post_part_to(&route(Door::TracesJson, "0"), body("b"));
-    assert_eq!(sandbox.dropped(DropReason::TooManyRoutes), 1);
+    assert_eq!(sandbox.exports.len(), 0);
+    for n in MAX_ROUTES..4 * MAX_ROUTES {
+        sandbox.post_part_to(&route(Door::TracesJson, &n.to_string()), body("a"));
+    }
+    assert_eq!(sandbox.exports[0].1.route, route(Door::TracesJson, "0"));
+    sandbox.runtime_done("r1");
+    while !sandbox.released {
+        if sandbox.exports.is_empty() {
+            sandbox.pass_ms(1);
+        } else {
+            sandbox.answer(WELL);
+        }
+    }
+    let books = sandbox.core.ledger();
+    let all = u64::try_from(4 * MAX_ROUTES).expect("a count");
+    assert_eq!((books.delivered, books.dropped.total()), (all, 0));
+}
+
+#[test]
+fn of_many_routes_the_oldest_gives_way_when_bytes_run_out() {
+    let mut sandbox = with_room_for(2 * MAX_ROUTES, 100);
+    for n in 0..=2 * MAX_ROUTES {
+        sandbox.post_part_to(&route(Door::TracesJson, &n.to_string()), body("a"));
+    }
+    // Those of the first routes are on their way.
+    assert_eq!(sandbox.exports.len(), 4);
+    assert_eq!(sandbox.dropped(DropReason::BufferFull), 1);
 }
 
 #[test]

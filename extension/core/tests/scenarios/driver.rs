@@ -24,6 +24,9 @@ pub(crate) const REFUSED: Fact = Fact::Answered(Answer {
 });
 pub(crate) const TOO_LARGE: Fact = Fact::status(413);
 
+/// What a firewall says, or a proxy: nothing in it is Langfuse's.
+pub(crate) const FORBIDDEN: Fact = Fact::status(403);
+
 /// An answer that says when to come back.
 pub(crate) fn later(status: u16, retry_after: Option<Duration>) -> Fact {
     Fact::Answered(Answer {
@@ -53,19 +56,24 @@ impl Payload for Body {
     fn units(&self) -> u32 {
         self.units
     }
+    fn travels_alone(&self) -> bool {
+        self.name == "alone"
+    }
 }
 
 impl Body {
     fn halves(&self) -> [Self; 2] {
         let (units, bytes) = (self.units / 2, self.bytes / 2);
-        let part = |units, bytes| Self {
-            units,
-            bytes,
-            ..*self
+        let part = |name, units, bytes| Self { name, units, bytes };
+        // What is bad in it is in the first half.
+        let rest = if self.name == "bad" {
+            "rest"
+        } else {
+            self.name
         };
         [
-            part(units, bytes),
-            part(self.units - units, self.bytes - bytes),
+            part(self.name, units, bytes),
+            part(rest, self.units - units, self.bytes - bytes),
         ]
     }
 }

@@ -11,6 +11,7 @@
     reason = "the driver only notes what was asked for"
 )]
 
+mod blame;
 mod buffer;
 mod delivery;
 mod driver;

@@ -234,19 +234,39 @@ fn a_failure_that_says_when_to_come_back_is_believed() {
 }
 
 #[test]
-fn the_pass_through_opens_and_closes_the_breaker_too() {
+fn the_pass_through_opens_the_breaker_and_only_a_probe_closes_it() {
     let mut sandbox = Sandbox::new(Settings::default());
     sandbox.tell(Event::PassedThrough {
         fact: Fact::NoAnswer,
     });
     assert!(sandbox.core.langfuse_is_bad(sandbox.now()));
-    sandbox.freeze_ms(250);
-    assert!(!sandbox.core.langfuse_is_bad(sandbox.now()), "it may ask");
     sandbox.invoke("r1");
-    sandbox.tell(Event::PassedThrough { fact: WELL });
     sandbox.post("a");
     sandbox.runtime_done("r1");
+    for status in [504, 502, 500, 404, 302] {
+        let fact = Fact::status(status);
+        sandbox.tell(Event::PassedThrough { fact });
+        assert!(!sandbox.probing && sandbox.exports.is_empty());
+    }
+    sandbox.tell(Event::PassedThrough { fact: WELL });
+    assert!(sandbox.probing && sandbox.exports.is_empty());
+    sandbox.answer_probe(WELL);
     assert_eq!(sandbox.sending(), ["a"]);
+}
+
+#[test]
+fn a_failing_pass_through_begins_no_outage_unless_nothing_answers() {
+    let mut sandbox = Sandbox::new(Settings::default());
+    for status in [504, 500, 404, 401, 429] {
+        let fact = Fact::status(status);
+        sandbox.tell(Event::PassedThrough { fact });
+        assert!(!sandbox.core.langfuse_is_bad(sandbox.now()), "{status}");
+    }
+    let fact = Fact::NotConnected;
+    sandbox.tell(Event::PassedThrough { fact });
+    assert!(sandbox.core.langfuse_is_bad(sandbox.now()));
+    sandbox.pass_ms(250);
+    assert!(!sandbox.core.langfuse_is_bad(sandbox.now()), "it may ask");
 }
 
 #[test]

@@ -65,6 +65,8 @@ pub(crate) struct Checks {
     failed_probes: u32,
     last_probe: Option<Now>,
     in_vain: Option<Now>,
+    /// A good probe has come since: once in an outage, one more hold may find out whether data is taken again.
+    trial: Option<bool>,
     accepted: u64,
     recovered: u64,
     delivered: u64,
@@ -102,6 +104,7 @@ impl Checks {
             failed_probes: 0,
             last_probe: None,
             in_vain: None,
+            trial: None,
             accepted: 0,
             recovered: 0,
             delivered: 0,
@@ -186,12 +189,7 @@ impl Checks {
             Event::Probed { fact, .. } => self.probed(*fact, now),
             Event::PassedThrough {
                 fact: Fact::Answered(_),
-            } => {
-                self.failed_probes = 0;
-                if self.trust != Trust::Well {
-                    self.trust = Trust::Trial;
-                }
-            }
+            } => self.failed_probes = 0,
             Event::PassedThrough { .. } => {
                 self.trust = Trust::Bad;
             }
@@ -211,16 +209,19 @@ impl Checks {
             Some(200) => {
                 self.delivered += units as u64;
                 self.in_vain = None;
+                self.trial = None;
                 self.failed_probes = 0;
             }
             Some(401) => self.refused.push(credential.clone()),
             _ => {}
         }
         self.trust = match status {
-            None | Some(500..) => Trust::Bad,
-            _ => Trust::Well,
+            Some(200) => Trust::Well,
+            Some(400 | 401 | 403 | 413 | 429) if self.trust == Trust::Well => Trust::Well,
+            Some(400 | 401 | 403 | 413 | 429) => Trust::Trial,
+            _ => Trust::Bad,
         };
-        if matches!(status, Some(200 | 400 | 413)) {
+        if status == Some(200) {
             self.refused.retain(|refused| *refused != credential);
             self.failed_probes = 0;
         }
@@ -232,6 +233,9 @@ impl Checks {
         if status == Some(200) {
             self.refused.retain(|refused| *refused != credential);
             self.failed_probes = 0;
+            if self.in_vain.is_some() {
+                self.trial.get_or_insert(true);
+            }
         } else {
             let frozen = self.last_probe.map(|at| now.frozen_since(at));
             let cut = frozen.is_some_and(|frozen| frozen >= Duration::from_secs(1));
@@ -243,7 +247,7 @@ impl Checks {
             self.failed_probes = 0;
         }
         match status {
-            None | Some(500..) => self.trust = Trust::Bad,
+            None | Some(..200 | 300..=399 | 404..=428 | 430..) => self.trust = Trust::Bad,
             _ if self.trust != Trust::Well => self.trust = Trust::Trial,
             _ => {}
         }
@@ -395,6 +399,9 @@ impl Checks {
             .map_or(Duration::ZERO, |at| now.since(at));
         if self.next_outstanding {
             let released_now = std::mem::take(&mut self.released_now);
+            if released_now {
+                self.trial = self.trial.map(|_| false);
+            }
             let clients_are_quiet = self.open_requests == 0 && quiet >= self.settings.flush_budget;
             let paid = released_now
                 && clients_are_quiet
@@ -426,7 +433,7 @@ impl Checks {
         let vain = self
             .in_vain
             .is_some_and(|at| now.since(at) < NO_SECOND_PAYMENT);
-        let vain = vain && !self.odd_clocks;
+        let vain = vain && !self.odd_clocks && self.trial != Some(true);
         assert!(!(vain && grace_over), "a known outage is paid for again");
         assert!(
             !(grace_over && core.held_units() == 0),

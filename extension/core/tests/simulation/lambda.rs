@@ -37,6 +37,8 @@ pub(crate) struct Lambda {
     shutting_down: bool,
     calm_since: Option<u64>,
     calm_began: Duration,
+    /// A healthy Langfuse has got everything.
+    all_arrived: bool,
     over: bool,
 }
 
@@ -53,6 +55,7 @@ impl Lambda {
             shutting_down: false,
             calm_since: None,
             calm_began: Duration::ZERO,
+            all_arrived: false,
             over: false,
         }
     }
@@ -213,6 +216,7 @@ impl Lambda {
             self.calm_down();
         }
         if self.everything_arrived() {
+            self.all_arrived = true;
             return self.reset();
         }
         self.invocation += 1;
@@ -357,8 +361,7 @@ impl Lambda {
         if !self.world.checks.ended() {
             self.world.spool.crash();
         }
-        let last = self.calm_since.is_some();
-        if last {
+        if self.all_arrived {
             self.nothing_is_left();
             self.over = true;
         } else {
@@ -403,6 +406,7 @@ impl Lambda {
             self.calm_down();
         }
         if self.everything_arrived() {
+            self.all_arrived = true;
             return self.reset();
         }
         if self.posts_now() {

@@ -331,12 +331,14 @@ impl World {
                 let latency = self.rng.ms(0, 3);
                 self.after(latency, What::ProbeArrives(self.probes));
             }
-            Action::Abort { id } if !self.rng.one_in(8) => {
-                self.after_running(Duration::ZERO, What::Answers(id, Fact::NoAnswer));
+            Action::Abort { id } => {
+                let wait = self.aborting();
+                self.after_running(wait, What::Answers(id, Fact::NoAnswer));
             }
-            Action::AbortProbe { .. } if !self.rng.one_in(8) => {
+            Action::AbortProbe { .. } => {
+                let wait = self.aborting();
                 let answer = What::ProbeAnswers(self.probes, Fact::NoAnswer);
-                self.after_running(Duration::ZERO, answer);
+                self.after_running(wait, answer);
             }
             Action::Cut { id, payload, .. } => {
                 let wait = self.rng.ms(0, 30);
@@ -386,6 +388,15 @@ impl World {
     fn forget(&mut self, ids: &[ItemId]) {
         for stored in self.spool.forget(ids) {
             self.forgotten.extend(stored.load.units);
+        }
+    }
+
+    /// A send is aborted at once, but the answer may be quicker still.
+    fn aborting(&mut self) -> Duration {
+        if self.rng.one_in(8) {
+            self.rng.ms(0, 100)
+        } else {
+            Duration::ZERO
         }
     }
 
@@ -523,6 +534,7 @@ impl World {
 
     /// The process is gone. What may have left it is uncertain from now on, and the spool must know.
     pub(crate) fn dies(&mut self) {
+        self.forgotten.clear();
         for stored in self.spool.entries() {
             let sending = stored.load.units.clone().map(|unit| unit as usize);
             for unit in sending {
