@@ -22,6 +22,14 @@ pub(crate) enum Mode {
     BadGateway {
         stores: bool,
     },
+    /// A load balancer or an ingress answers in its place, during a roll-out.
+    Misrouted(u16),
+    /// A load balancer gives up; Langfuse may have stored all the same.
+    Unavailable {
+        stores: bool,
+    },
+    /// A probe is answered well, and data cannot be stored.
+    OnlyStorageFails,
     /// A probe is answered well; a request with data hangs.
     OnlyDataHangs,
 }
@@ -33,6 +41,8 @@ pub(crate) struct Langfuse {
     pub(crate) client_keys_valid: bool,
     pub(crate) configured_keys_valid: bool,
     pub(crate) poison_works: bool,
+    /// What is refused is refused by a firewall before it.
+    pub(crate) behind_a_firewall: bool,
 }
 
 /// What becomes of a request that has arrived.
@@ -50,12 +60,13 @@ impl Langfuse {
             client_keys_valid: true,
             configured_keys_valid: true,
             poison_works: true,
+            behind_a_firewall: false,
         }
     }
 
     pub(crate) fn changes(&mut self, rng: &mut Rng) {
         let retry_after = rng.one_in(2).then(|| rng.ms(0, 90_000));
-        self.mode = match rng.between(0, 16) {
+        self.mode = match rng.between(0, 20) {
             0 => Mode::Refusing,
             1 => Mode::HangBefore,
             2 => Mode::HangAfter,
@@ -66,8 +77,14 @@ impl Langfuse {
                 stores: rng.one_in(2),
             },
             7 => Mode::OnlyDataHangs,
+            8 => Mode::Misrouted(rng.pick(&[404, 405, 302, 308])),
+            9 => Mode::Unavailable {
+                stores: rng.one_in(2),
+            },
+            10 => Mode::OnlyStorageFails,
             _ => Mode::Healthy,
         };
+        self.behind_a_firewall = rng.one_in(2);
         self.client_keys_valid = !rng.one_in(12);
         self.configured_keys_valid = !rng.one_in(8);
         self.size_limit_bytes = rng.pick(&[usize::MAX, usize::MAX, 1_000_000, 70_000, 3_000]);
@@ -89,6 +106,8 @@ impl Langfuse {
             Mode::Refusing => return refuses(Fact::NotConnected),
             Mode::HangBefore => return SILENCE,
             Mode::OnlyDataHangs if !is_probe => return SILENCE,
+            Mode::OnlyStorageFails if !is_probe => return refuses(FAILED),
+            Mode::Misrouted(status) => return refuses(Fact::status(status)),
             Mode::Throttling(retry_after) => return refuses(later(429, retry_after)),
             Mode::Failing(retry_after) => return refuses(later(500, retry_after)),
             _ => {}
@@ -104,7 +123,7 @@ impl Langfuse {
             return refuses(Fact::status(413));
         }
         if loads.iter().any(|load| load.is_refused()) {
-            return refuses(Fact::status(400));
+            return refuses(Fact::status(if self.behind_a_firewall { 403 } else { 400 }));
         }
         if !self.poison_works && loads.iter().any(|load| load.is_poison()) {
             return refuses(FAILED);
@@ -117,6 +136,10 @@ impl Langfuse {
             Mode::Slow(by) => Reception {
                 stored: true,
                 answer: Some((by, Fact::status(200))),
+            },
+            Mode::Unavailable { stores } => Reception {
+                stored: stores,
+                answer: Some((quick, Fact::status(503))),
             },
             Mode::BadGateway { stores } => Reception {
                 stored: stores,

@@ -568,7 +568,7 @@ fn may_have_arrived(fact: Fact) -> bool {
     match fact {
         Fact::NotConnected | Fact::NothingLeft => false,
         Fact::NoAnswer => true,
-        Fact::Answered(answer) => matches!(answer.status, 501..=599) && answer.status != 503,
+        Fact::Answered(answer) => matches!(answer.status, 501..=599),
     }
 }
 
