@@ -43,6 +43,10 @@ async fn show() -> Result<bool, Error> {
     let verdict = verdict::judge(&runs, &captures);
     let file = setup.out_dir.join("timeline.html");
     fs::write(&file, picture::page(&runs, &captures, &verdict)).map_err(at(&file))?;
+    if let Some(animation) = picture::animation(&runs) {
+        let file = setup.out_dir.join("animation.svg");
+        fs::write(&file, animation).map_err(at(&file))?;
+    }
     println!("\n{}", table::table(&runs));
     println!(
         "@observe around an argument that holds an asyncpg pool of 2, Langfuse healthy, no extension:"

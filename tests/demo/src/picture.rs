@@ -1,5 +1,6 @@
 //! The results as one page that needs nothing else: SVG drawn here, light and dark by the reader's setting.
 
+mod animation;
 mod panel;
 mod scale;
 
@@ -11,6 +12,8 @@ use crate::plan::{FUNCTION_TIMEOUT, Health, Way};
 use crate::run::Run;
 use crate::table::readable;
 use crate::verdict::{Verdict, median};
+
+pub(crate) use animation::animation;
 
 const STYLE: &str = include_str!("picture/style.css");
 
@@ -102,6 +105,10 @@ fn direct_note(runs: &[Run]) -> &'static str {
 
 /// The median over the invocations before the recovery, cold start included, since a timeout makes each one cold.
 fn handler_in_outage(runs: &[Run], way: Way, health: Health) -> String {
+    median_in_outage(runs, way, health).map_or_else(|| "–".to_owned(), readable)
+}
+
+fn median_in_outage(runs: &[Run], way: Way, health: Health) -> Option<Duration> {
     let mut times: Vec<Duration> = runs
         .iter()
         .filter(|run| run.way == way && run.health == health)
@@ -110,7 +117,7 @@ fn handler_in_outage(runs: &[Run], way: Way, health: Health) -> String {
         .map(|turn| turn.response)
         .collect();
     times.sort_unstable();
-    median(&times).map_or_else(|| "–".to_owned(), readable)
+    median(&times)
 }
 
 fn lost_and_doubled(runs: &[Run], wanted: impl Fn(Way) -> bool) -> (usize, usize) {
