@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 
 RUNTIME = f"http://{os.environ['AWS_LAMBDA_RUNTIME_API']}/2018-06-01/runtime/invocation"
-EXTENSION = "http://localhost:4318"
+EXTENSION = os.environ.get("LANGFUSE_BASE_URL", "http://localhost:4318")
 LATE_SECONDS = 0.03
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

@@ -231,6 +231,9 @@ def lay_out_opt(extra: Path | None) -> None:
     extensions.mkdir()
     for source in [EXTENSION, extra] if extra else [EXTENSION]:
         shutil.copy(source, extensions / source.name)
+    wrapper = Path("/opt/langfuse")
+    wrapper.unlink(missing_ok=True)
+    wrapper.symlink_to(extensions / EXTENSION.name)
 
 
 def lay_out_task(bootstrap: Path, *others: Path) -> None:

@@ -99,6 +99,24 @@ class Scenarios(Scenario):
             self.assertIn("took_ms", answer)
         platform.shut_down()
 
+    def test_behind_the_wrapper_a_function_keeps_its_address_of_langfuse_and_comes_here(self) -> None:
+        sandbox.lay_out_task(HERE / "wrapped.sh", HERE / "function.py")
+        env = {
+            "AWS_LAMBDA_EXEC_WRAPPER": "/opt/langfuse",
+            "LANGFUSE_BASE_URL": self.langfuse.url,
+            "LANGFUSE_PUBLIC_KEY": self.langfuse.public_key,
+            "LANGFUSE_SECRET_KEY": self.langfuse.secret_key,
+        }
+        platform = self.platform(sandbox.BOOTSTRAP, env)
+        self.addCleanup(platform.close)
+        self.addCleanup(self.show_log, platform)
+        for _ in range(3):
+            self.assertTrue(self.invoke(platform)["extension_was_there"])
+        platform.shut_down()
+        self.assertEqual(len(self.langfuse.spans()), 9)
+        self.assert_nothing_doubled()
+        self.assertEqual(self.report(platform)["accepted"], 9)
+
     def test_managed_instances_refuse_invoke_and_spans_still_arrive(self) -> None:
         platform = self.start(managed_instances=True)
         self.assertTrue(self.invoke(platform)["extension_was_there"])
