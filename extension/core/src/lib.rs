@@ -56,6 +56,10 @@ pub use lifecycle::Core;
 
 /// What the core is configured with. The defaults are those of docs/settings.md.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "settings are independent of each other"
+)]
 pub struct Settings {
     /// Whether anything is shipped at all; if not, everything is acknowledged and given up.
     pub enabled: bool,

@@ -14,9 +14,13 @@ use langfuse_extension_core::time::Now;
 use langfuse_extension_core::{Action, Core, Event, ExportId, Settings};
 
 use crate::load::Load;
+use crate::nature::Nature;
 
 /// How long the core must not pay again after a hold in vain.
 const NO_SECOND_PAYMENT: Duration = Duration::from_mins(5);
+
+/// How soon the platform tells the end of an invocation.
+const TOLD_WITHIN: Duration = Duration::from_millis(31);
 
 /// Lambda's longest timeout.
 const LONGEST_TIMEOUT: Duration = Duration::from_mins(15);
@@ -45,6 +49,11 @@ pub(crate) struct Checks {
     settings: Settings,
     managed: bool,
     odd_clocks: bool,
+    holds: bool,
+    /// An invocation whose end was told before its INVOKE.
+    told_early: Option<(String, Now)>,
+    /// In vain, and nothing was delivered since.
+    budget_was_spent: bool,
     invocation: Option<Invocation>,
     next_outstanding: bool,
     ended: bool,
@@ -54,6 +63,7 @@ pub(crate) struct Checks {
     pub(crate) deadline: Option<(Duration, Duration)>,
     /// Deadlines from which this function's timeout could be read.
     honest_deadlines: u32,
+    deadline_is_readable: bool,
     shutdown: Option<(Now, Duration)>,
     open_requests: u32,
     telemetry_spoke: bool,
@@ -81,18 +91,22 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
-    pub(crate) fn new(settings: Settings, managed: bool, odd_clocks: bool) -> Self {
+    pub(crate) fn new(settings: Settings, nature: &Nature) -> Self {
         let to_be_copied = settings.snapshot;
         Self {
             settings,
-            managed,
-            odd_clocks,
+            managed: nature.managed,
+            odd_clocks: nature.odd_clocks,
+            holds: nature.holds(),
+            budget_was_spent: false,
+            told_early: None,
             invocation: None,
             next_outstanding: false,
             ended: false,
             time: Duration::ZERO,
             deadline: None,
             honest_deadlines: 0,
+            deadline_is_readable: false,
             shutdown: None,
             open_requests: 0,
             telemetry_spoke: false,
@@ -143,9 +157,11 @@ impl Checks {
                     "the world invoked without being asked"
                 );
                 self.see_deadline(*deadline_epoch_ms, now);
+                let early = self.told_early.take();
+                let early = early.filter(|(id, _)| id == request_id);
                 self.invocation = Some(Invocation {
                     request_id: request_id.clone(),
-                    told: None,
+                    told: early.map(|(_, at)| at),
                 });
                 self.next_outstanding = false;
                 self.last_activity = Some(now);
@@ -156,6 +172,8 @@ impl Checks {
                     && invocation.request_id == *request_id
                 {
                     invocation.told.get_or_insert(now);
+                } else {
+                    self.told_early = Some((request_id.clone(), now));
                 }
             }
             Event::TelemetrySpeaks => self.telemetry_spoke = true,
@@ -194,9 +212,11 @@ impl Checks {
                 self.trust = Trust::Bad;
             }
             Event::KeysReady => self.failed_probes = 0,
+            // One reading by the clocks of another sandbox is none.
+            Event::Restored { .. } if self.honest_deadlines < 2 => self.honest_deadlines = 0,
             Event::Cut { .. }
-            | Event::Registered { .. }
             | Event::Restored { .. }
+            | Event::Registered { .. }
             | Event::Refused { .. }
             | Event::Timeout => {}
         }
@@ -210,6 +230,7 @@ impl Checks {
                 self.delivered += units as u64;
                 self.in_vain = None;
                 self.trial = None;
+                self.budget_was_spent = false;
                 self.failed_probes = 0;
             }
             Some(401) => self.refused.push(credential.clone()),
@@ -401,7 +422,12 @@ impl Checks {
             let released_now = std::mem::take(&mut self.released_now);
             if released_now {
                 self.trial = self.trial.map(|_| false);
+                self.hold_held(since_told, core.held_units());
             }
+            let Some(invocation) = &self.invocation else {
+                return;
+            };
+            let since_told = invocation.told.map(|told| now.since(told));
             let clients_are_quiet = self.open_requests == 0 && quiet >= self.settings.flush_budget;
             let paid = released_now
                 && clients_are_quiet
@@ -446,9 +472,26 @@ impl Checks {
         assert!(!blind, "held without a word from anyone");
     }
 
-    /// Whether the function's timeout was there to be read, twice if its clock or its deadlines are odd.
+    /// In sparse traffic what was accepted and could be sent is gone before the freeze.
+    fn hold_held(&mut self, since_told: Option<Duration>, held_units: u64) {
+        let Some(held) = since_told.filter(|_| held_units > 0) else {
+            return;
+        };
+        let end = self.deadline.map_or(Duration::ZERO, |(at, _)| at);
+        let deadline_is_near =
+            end.saturating_sub(self.time) <= self.settings.deadline_margin + TOLD_WITHIN;
+        let spent = held + TOLD_WITHIN >= self.settings.flush_budget;
+        let excused = spent || deadline_is_near || self.budget_was_spent;
+        assert!(
+            excused || !self.holds || !self.refused.is_empty(),
+            "{held_units} units were left to freeze after {held:?}"
+        );
+        self.budget_was_spent |= spent;
+    }
+
+    /// Whether this deadline can be kept: the function's timeout was there to be read, twice if its clock or its deadlines are odd.
     fn knows_the_timeout(&self) -> bool {
-        self.honest_deadlines >= 2
+        self.honest_deadlines >= 2 && self.deadline_is_readable
     }
 
     /// A deadline of whole seconds says the timeout if the clock is right and INVOKE in time.
@@ -456,6 +499,11 @@ impl Checks {
         let left = Duration::from_millis(deadline_epoch_ms).saturating_sub(now.wall);
         let timeout = self.deadline.map_or(Duration::ZERO, |(_, timeout)| timeout);
         let off = timeout.saturating_sub(left);
+        let truth = self.deadline.map_or(Duration::ZERO, |(at, _)| at);
+        let truth = truth.saturating_sub(self.time);
+        // An INVOKE that is late by a clock that is off is as late as that clock says.
+        self.deadline_is_readable = left.abs_diff(truth) < Duration::from_millis(2)
+            || timeout.saturating_sub(truth) <= self.settings.deadline_margin;
         if left <= timeout && off < Duration::from_secs(1) {
             self.honest_deadlines += 1;
         }
@@ -467,6 +515,17 @@ impl Checks {
             !self.knows_the_timeout(),
             "a hold has cost the function its life"
         );
+    }
+
+    /// Its end was told before its INVOKE.
+    pub(crate) fn is_over(&self) -> bool {
+        self.invocation.as_ref().is_some_and(|it| it.told.is_some())
+    }
+
+    /// Released, and no invocation that it was told of is under way: it may be frozen at any moment.
+    pub(crate) fn is_between_invocations(&self) -> bool {
+        let running = self.invocation.as_ref().is_some_and(|it| it.told.is_none());
+        self.next_outstanding && !running
     }
 
     pub(crate) fn is_idle(&self) -> bool {

@@ -176,6 +176,7 @@ impl Lambda {
             }
             What::Post(route, load) => self.post(route, load),
             What::Arrives(id) => self.world.arrives(id),
+            What::ArrivesLate(route, loads) => self.world.arrives_late(&route, &loads),
             What::Answers(id, fact) => self.world.answers(id, fact),
             What::ProbeArrives(number) => self.world.probe_arrives(number),
             What::ProbeAnswers(number, fact) => self.world.probe_answers(number, fact),
@@ -376,6 +377,8 @@ impl Lambda {
         self.calm_began = self.world.time;
         self.world.langfuse = Langfuse::healthy();
         self.world.nature.kills = false;
+        self.world.wall_offset = PLATFORM_EPOCH;
+        self.world.disturb();
         self.world.tell(Event::KeysReady);
     }
 

@@ -54,6 +54,25 @@ pub(crate) struct Nature {
 }
 
 impl Nature {
+    /// Whether all goes well but for what the app does: what could be sent can be asked for.
+    pub(crate) fn is_kind(&self) -> bool {
+        let roomy = self.settings.buffer_bytes == Settings::default().buffer_bytes;
+        let kind = !self.outages && !self.kills && !self.odd_clocks && !self.odd_deadlines;
+        kind && roomy && !self.large_bodies && !self.managed
+    }
+
+    /// Whether a sandbox is held until everything is sent.
+    pub(crate) fn holds(&self) -> bool {
+        let sparse = self.gaps_ms.1 > 10_000;
+        let told = self.telemetry == Telemetry::Told;
+        self.is_kind()
+            && told
+            && match self.settings.strategy {
+                Strategy::Adaptive => sparse,
+                Strategy::End => true,
+                Strategy::Background => false,
+            }
+    }
     pub(crate) fn new(rng: &mut Rng) -> Self {
         let dense = rng.one_in(3);
         let mut settings = settings(rng);
@@ -115,7 +134,7 @@ fn wall_offset(odd: bool, rng: &mut Rng) -> Duration {
 /// Whole seconds, as Lambda has it, that nearly all handlers keep to.
 fn timeout(longest_handler_ms: u64, rng: &mut Rng) -> Duration {
     let seconds = rng.pick(&[1, 3, 10, 60, 900]);
-    Duration::from_secs(longest_handler_ms / 1_000 + seconds)
+    Duration::from_secs((longest_handler_ms + 600) / 1_000 + seconds)
 }
 
 fn settings(rng: &mut Rng) -> Settings {

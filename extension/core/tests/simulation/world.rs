@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use langfuse_extension_core::buffer::{Batch, ItemId};
 use langfuse_extension_core::delivery::fact::Fact;
-use langfuse_extension_core::route::{Destination, Route};
+use langfuse_extension_core::route::{Credential, Destination, Route};
 use langfuse_extension_core::time::Now;
 use langfuse_extension_core::{Action, Core, Event, ExportId};
 
@@ -38,6 +38,8 @@ pub(crate) enum What {
     /// A client posts, and closes a moment later.
     Post(usize, Load),
     Arrives(ExportId),
+    /// A copy that nobody waits for any more is with Langfuse after all.
+    ArrivesLate(Arc<Route>, Vec<Load>),
     Answers(ExportId, Fact),
     ProbeArrives(u64),
     ProbeAnswers(u64, Fact),
@@ -47,6 +49,9 @@ pub(crate) enum What {
 
 /// What the platform's clock read when the world began.
 pub(crate) const PLATFORM_EPOCH: Duration = Duration::from_secs(1_700_000_000);
+
+/// How long data may wait for requests of others: four at a time, and one for each route.
+const WAIT_FOR_OTHERS: Duration = Duration::from_secs(4);
 
 /// One unit's fate, as only the world knows it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,6 +65,7 @@ pub(crate) struct Unit {
 struct Send {
     batch: Batch<Load>,
     began: Duration,
+    arrived: bool,
 }
 
 #[derive(Debug)]
@@ -92,6 +98,8 @@ pub(crate) struct World {
     pub(crate) dies_after_actions: Option<u64>,
     pub(crate) exports: u64,
     dead: bool,
+    /// When what was never sent yet was accepted, by its first unit, in the guest's time.
+    unsent: BTreeMap<u32, Duration>,
     /// Units that earlier processes left on disk and this one has not come across yet.
     pub(crate) untold_units: u64,
     /// Units of the records that were removed from disk in this step.
@@ -109,7 +117,7 @@ impl World {
         };
         let settings = nature.settings.clone();
         let mut world = Self {
-            checks: Checks::new(settings.clone(), nature.managed, nature.odd_clocks),
+            checks: Checks::new(settings.clone(), &nature),
             core: Core::new(settings, now),
             langfuse: Langfuse::healthy(),
             spool: Spool::default(),
@@ -132,6 +140,7 @@ impl World {
             dies_after_actions: None,
             exports: 0,
             dead: false,
+            unsent: BTreeMap::new(),
             untold_units: 0,
             forgotten: Vec::new(),
             rng,
@@ -146,15 +155,12 @@ impl World {
         self.life += 1;
         self.started = self.mono;
         let settings = self.nature.settings.clone();
-        self.checks = Checks::new(
-            settings.clone(),
-            self.nature.managed,
-            self.nature.odd_clocks,
-        );
+        self.checks = Checks::new(settings.clone(), &self.nature);
         self.core = Core::new(settings, self.now());
         self.sends.clear();
         // What a step told that a kill cut short is gone with its process.
         self.forgotten.clear();
+        self.unsent.clear();
         self.probe = None;
         self.wake_at = None;
         self.undisturbed_until = None;
@@ -207,7 +213,7 @@ impl World {
                 }
             } else if real == Some(at) {
                 let (_, (life, what)) = self.real.pop_first()?;
-                if life != self.life && !matches!(what, What::LangfuseChanges | What::WallJumps) {
+                if life != self.life && !outlives_the_process(&what) {
                     continue;
                 }
                 if self.frozen && needs_the_guest(&what) {
@@ -241,6 +247,18 @@ impl World {
         let was_timeout = matches!(event, Event::Timeout);
         self.checks.time = self.time;
         self.checks.before(&event, now);
+        if let Event::Accepted { route, payload, .. } = &event
+            && matches!(route.credential, Credential::Client(_))
+        {
+            self.unsent.insert(payload.units.start, self.mono);
+        }
+        if matches!(event, Event::Invoke { .. }) && self.checks.is_over() {
+            // So late that nothing could be sent before.
+            for since in self.unsent.values_mut() {
+                *since = self.mono;
+            }
+        }
+        let asks = self.core.held_units() > 0 || matches!(event, Event::Accepted { .. });
         self.judge(&event);
         if let Event::SpoolOpened { records, .. } = &event {
             let units = records.iter().map(|head| u64::from(head.units));
@@ -255,6 +273,8 @@ impl World {
         {
             assert!(actions.is_empty(), "it slept although {actions:?} was due");
         }
+        let probes = actions.iter().any(|it| matches!(it, Action::Probe { .. }));
+        assert!(asks || !probes, "it asks for the sake of nothing");
         let (mut doubled, mut dropped) = (0, 0);
         for action in &actions {
             if let Action::Dropped { units, .. } = action {
@@ -272,6 +292,11 @@ impl World {
         }
         assert_eq!(self.core.ledger().maybe_doubled - doubled_before, doubled);
         self.nothing_vanished(dropped);
+        if dropped > 0 {
+            // Nobody tells which.
+            self.unsent.clear();
+        }
+        self.nothing_grows_old();
         self.checks.after(was_timeout, &self.core, now);
         self.spool_is_true();
         self.sleep(now);
@@ -310,6 +335,9 @@ impl World {
     fn judge(&mut self, event: &Event<Load>) {
         if let Event::Exported { id, fact } = event {
             let send = self.sends.remove(id).expect("one answer for each send");
+            if *fact == Fact::NoAnswer && !send.arrived && self.rng.one_in(3) {
+                self.copy_is_under_way(&send.batch);
+            }
             for item in &send.batch.items {
                 for unit in item.payload.units.clone() {
                     self.units[unit as usize].uncertain |= may_have_arrived(*fact);
@@ -318,6 +346,32 @@ impl World {
         }
         if let Event::Probed { .. } = event {
             self.probe = None;
+        }
+    }
+
+    fn copy_is_under_way(&mut self, batch: &Batch<Load>) {
+        let loads = batch.items.iter().map(|item| item.payload.clone());
+        let copy = What::ArrivesLate(Arc::clone(&batch.route), loads.collect());
+        let wait = self.rng.ms(0, 90_000);
+        self.after(wait, copy);
+    }
+
+    pub(crate) fn arrives_late(&mut self, route: &Arc<Route>, loads: &[Load]) {
+        let loads: Vec<_> = loads.iter().collect();
+        let reception = self
+            .langfuse
+            .receives(&route.credential, &loads, &mut self.rng);
+        if reception.stored {
+            self.stores(route, &loads);
+        }
+    }
+
+    fn stores(&mut self, route: &Route, loads: &[&Load]) {
+        for unit in loads.iter().flat_map(|load| load.units.clone()) {
+            let unit = &mut self.units[unit as usize];
+            unit.stored_times = unit.stored_times.saturating_add(1);
+            let known = unit.uncertain || route.door.resend_is_safe();
+            assert!(unit.stored_times == 1 || known, "a span was doubled");
         }
     }
 
@@ -418,7 +472,21 @@ impl World {
         );
     }
 
+    /// Data is sent before it is older than promised, as long as the sandbox is awake, as far as it was told.
+    fn nothing_grows_old(&self) {
+        let oldest = self.unsent.values().min().copied();
+        let age = oldest.map_or(Duration::ZERO, |since| self.mono - since);
+        let most = self.nature.settings.max_data_age + WAIT_FOR_OTHERS;
+        assert!(
+            age <= most || !self.nature.is_kind() || self.checks.is_between_invocations(),
+            "data is {age:?} old, and was never sent"
+        );
+    }
+
     fn export(&mut self, id: ExportId, batch: Batch<Load>) -> u64 {
+        for item in &batch.items {
+            self.unsent.remove(&item.payload.units.start);
+        }
         self.exports += 1;
         let mut again = 0;
         for item in &batch.items {
@@ -443,7 +511,12 @@ impl World {
         let latency = self.rng.ms(0, 3);
         self.after(latency, What::Arrives(id));
         let began = self.time;
-        self.sends.insert(id, Send { batch, began });
+        let send = Send {
+            batch,
+            began,
+            arrived: false,
+        };
+        self.sends.insert(id, send);
         again as u64
     }
 
@@ -456,20 +529,26 @@ impl World {
             // Its last bytes were still in the guest.
             return self.after_running(Duration::ZERO, What::Arrives(id));
         }
-        let route = &send.batch.route;
-        let loads: Vec<_> = send.batch.items.iter().map(|item| &item.payload).collect();
+        let batch = send.batch.clone();
+        let route = &batch.route;
+        let loads: Vec<_> = batch.items.iter().map(|item| &item.payload).collect();
         let reception = self
             .langfuse
             .receives(&route.credential, &loads, &mut self.rng);
         if reception.stored {
-            for unit in loads.iter().flat_map(|load| load.units.clone()) {
-                let unit = &mut self.units[unit as usize];
-                unit.stored_times += 1;
-                let known = unit.uncertain || route.door.resend_is_safe();
-                assert!(unit.stored_times == 1 || known, "a span was doubled");
-            }
+            self.stores(route, &loads);
         }
-        let (wait, fact) = reception.answer.unwrap_or_else(|| {
+        if let Some(send) = self.sends.get_mut(&id) {
+            send.arrived = true;
+        }
+        let dies = self.nature.outages && self.rng.one_in(60);
+        let answer = reception.answer.filter(|_| !dies);
+        if dies {
+            // The connection, and with it the answer.
+            let soon = self.rng.ms(0, 100);
+            return self.after(soon, What::Answers(id, Fact::NoAnswer));
+        }
+        let (wait, fact) = answer.unwrap_or_else(|| {
             let dies = self.rng.ms(30_000, 300_000);
             (dies, Fact::NoAnswer)
         });
@@ -576,6 +655,13 @@ fn ends_a_request(what: &What) -> bool {
     matches!(
         what,
         What::Tell(Event::Accepted { .. } | Event::RequestClosed)
+    )
+}
+
+fn outlives_the_process(what: &What) -> bool {
+    matches!(
+        what,
+        What::LangfuseChanges | What::WallJumps | What::ArrivesLate(..)
     )
 }
 
