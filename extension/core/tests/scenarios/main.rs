@@ -19,6 +19,7 @@ mod end_of_work;
 mod grace;
 mod hold;
 mod keys;
+mod kill_switch;
 mod lifecycle;
 mod outage;
 mod shutdown;

@@ -366,3 +366,20 @@ fn parts_of_what_found_no_room_are_not_stored_either() {
     sandbox.answer(TOO_LARGE);
     assert!(sandbox.marks.is_empty());
 }
+
+#[test]
+fn what_shared_a_refused_request_is_marked_as_not_arrived() {
+    let mut sandbox = Sandbox::new(Settings::default());
+    sandbox.invoke("r1");
+    sandbox.post_part("a");
+    sandbox.post_part("b");
+    sandbox.runtime_done("r1");
+    sandbox.pass_ms(400);
+    sandbox.answer(REFUSED);
+    let both = vec![FIRST_ACCEPTED, ItemId(FIRST_ACCEPTED.0 + 1)];
+    assert!(
+        sandbox.marks.contains(&("MarkUnsent", both)),
+        "{:?}",
+        sandbox.marks
+    );
+}
