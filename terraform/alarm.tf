@@ -1,4 +1,7 @@
 locals {
+  # The log group is the function's own, so that two functions with modules of the same name have alarms of their own.
+  losses_of = var.loss_alarm == null ? "" : replace(trimprefix(var.loss_alarm.log_group_name, "/"), "/", "-")
+
   # The extension's report: one line of JSON per environment, with what it had to drop since it started.
   loss_pattern = "{ ($.message = \"langfuse-extension report\") && ($.dropped > 0) }"
   loss_value   = "$.dropped"
@@ -13,7 +16,7 @@ resource "aws_cloudwatch_log_metric_filter" "losses" {
 
   metric_transformation {
     namespace = "LangfuseExtension"
-    name      = "Dropped-${replace(trimprefix(var.loss_alarm.log_group_name, "/"), "/", "-")}"
+    name      = "Dropped-${local.losses_of}"
     value     = local.loss_value
   }
 }
@@ -21,7 +24,7 @@ resource "aws_cloudwatch_log_metric_filter" "losses" {
 resource "aws_cloudwatch_metric_alarm" "losses" {
   count = var.loss_alarm == null ? 0 : 1
 
-  alarm_name          = "${var.name}-dropped"
+  alarm_name          = "${var.name}-dropped-${local.losses_of}"
   alarm_description   = "langfuse-extension dropped spans or scores. Its report in ${var.loss_alarm.log_group_name} says why."
   namespace           = aws_cloudwatch_log_metric_filter.losses[0].metric_transformation[0].namespace
   metric_name         = aws_cloudwatch_log_metric_filter.losses[0].metric_transformation[0].name
