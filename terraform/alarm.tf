@@ -24,7 +24,7 @@ resource "aws_cloudwatch_log_metric_filter" "losses" {
 resource "aws_cloudwatch_metric_alarm" "losses" {
   count = var.loss_alarm == null ? 0 : 1
 
-  alarm_name          = "${var.name}-dropped-${local.losses_of}"
+  alarm_name          = substr("${var.name}-dropped-${local.losses_of}", 0, 255)
   alarm_description   = "langfuse-extension dropped spans or scores. Its report in ${var.loss_alarm.log_group_name} says why."
   namespace           = aws_cloudwatch_log_metric_filter.losses[0].metric_transformation[0].namespace
   metric_name         = aws_cloudwatch_log_metric_filter.losses[0].metric_transformation[0].name

@@ -3,12 +3,13 @@ data "aws_region" "current" {}
 data "aws_caller_identity" "current" {}
 
 locals {
-  # ssm:NAME is a parameter of this account and region; IAM and KMS know it by its ARN, without a doubled slash.
+  # ssm:NAME is a parameter of this account and region; IAM and KMS know it by its ARN, without a doubled slash
+  # and without the version or label that may come after its name.
   here       = "${data.aws_region.current.id}:${data.aws_caller_identity.current.account_id}"
   references = distinct([for from in [var.public_key_from, var.secret_key_from] : from if from != null])
   parameter_arns = [
     for from in local.references :
-    startswith(from, "ssm:") ? "arn:${data.aws_partition.current.partition}:ssm:${local.here}:parameter/${trimprefix(trimprefix(from, "ssm:"), "/")}" : from
+    startswith(from, "ssm:") ? "arn:${data.aws_partition.current.partition}:ssm:${local.here}:parameter/${trimprefix(split(":", trimprefix(from, "ssm:"))[0], "/")}" : join(":", slice(split(":", from), 0, 6))
     if startswith(from, "ssm:") || can(regex("^arn:[a-z-]+:ssm:", from))
   ]
 

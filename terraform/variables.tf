@@ -86,7 +86,7 @@ variable "public_key_from" {
   default     = null
 
   validation {
-    condition     = var.public_key_from == null || can(regex("^(ssm:/?[A-Za-z0-9._/-]+|arn:[a-z-]+:ssm:[a-z0-9-]+:[0-9]{12}:parameter/[A-Za-z0-9._/-]+|arn:[a-z-]+:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[A-Za-z0-9/_+=.@-]+(#.+)?)$", var.public_key_from))
+    condition     = var.public_key_from == null || can(regex("^(ssm:/?[A-Za-z0-9._/-]+(:[A-Za-z0-9._-]+)?|arn:[a-z-]+:ssm:[a-z0-9-]+:[0-9]{12}:parameter/[A-Za-z0-9._/-]+(:[A-Za-z0-9._-]+)?|arn:[a-z-]+:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[A-Za-z0-9/_+=.@-]+(#.+)?)$", var.public_key_from))
     error_message = "public_key_from must be ssm:NAME, the ARN of an SSM parameter, or the ARN of a Secrets Manager secret with an optional #json-key."
   }
 
@@ -119,7 +119,7 @@ variable "secret_key_from" {
   default     = null
 
   validation {
-    condition     = var.secret_key_from == null || can(regex("^(ssm:/?[A-Za-z0-9._/-]+|arn:[a-z-]+:ssm:[a-z0-9-]+:[0-9]{12}:parameter/[A-Za-z0-9._/-]+|arn:[a-z-]+:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[A-Za-z0-9/_+=.@-]+(#.+)?)$", var.secret_key_from))
+    condition     = var.secret_key_from == null || can(regex("^(ssm:/?[A-Za-z0-9._/-]+(:[A-Za-z0-9._-]+)?|arn:[a-z-]+:ssm:[a-z0-9-]+:[0-9]{12}:parameter/[A-Za-z0-9._/-]+(:[A-Za-z0-9._-]+)?|arn:[a-z-]+:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[A-Za-z0-9/_+=.@-]+(#.+)?)$", var.secret_key_from))
     error_message = "secret_key_from must be ssm:NAME, the ARN of an SSM parameter, or the ARN of a Secrets Manager secret with an optional #json-key."
   }
 

@@ -283,3 +283,15 @@ run "losses_raise_an_alarm" {
     error_message = "The alarm is handed out."
   }
 }
+
+run "a_parameters_version_is_read_and_not_part_of_what_is_permitted" {
+  variables {
+    public_key_from = "ssm:/app/langfuse/public:3"
+    secret_key_from = "arn:aws:ssm:eu-west-1:123456789012:parameter/app/langfuse/secret:prod"
+  }
+
+  assert {
+    condition     = output.environment.LANGFUSE_EXTENSION_PUBLIC_KEY == "ssm:/app/langfuse/public:3" && !strcontains(output.policy_json, ":3\"") && strcontains(output.policy_json, "parameter/app/langfuse/secret\"")
+    error_message = "The policy is ${output.policy_json}"
+  }
+}
