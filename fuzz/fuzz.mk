@@ -1,7 +1,7 @@
 # Fuzzing of everything that reads bytes of others, bounded in time. Sets up what it needs, but for the compiler: a
 # nightly one where rustup has it, and otherwise the installed one, told to behave like it.
 FUZZ_SECONDS ?= 30
-FUZZ_TARGETS := otlp_protobuf otlp_json gzip ingestion telemetry spool headers paths
+FUZZ_TARGETS := otlp_protobuf otlp_json gzip ingestion telemetry spool headers paths egress
 CARGO_FUZZ := target/tools/bin/cargo-fuzz
 
 $(CARGO_FUZZ):

@@ -7,7 +7,8 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use langfuse_extension::payload::{Limits, accept_ingestion, accept_otlp, merge};
+use langfuse_extension::egress::{Detector, Filter, Mask, Rules, Sample, Spans, Stage};
+use langfuse_extension::payload::{Kind, Limits, accept_ingestion, accept_otlp, merge};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
@@ -46,6 +47,34 @@ fn main() {
         accept_ingestion(JSON, "", batch.clone(), &limits)
     });
     let payload = otlp(PROTOBUF, "", &protobuf);
+    let detectors = Detector::NAMES.map(|(_, detector)| detector);
+    let keys = ["password".to_owned()];
+    let pattern = ("employee".to_owned(), r"(?i)employee-\d+".to_owned());
+    let masks = [
+        ("mask with six detectors", Mask::new(&detectors, &keys, &[])),
+        ("mask with a pattern", Mask::new(&[], &[], &[pattern])),
+    ];
+    for (name, mask) in masks {
+        let stage = Stage::new(Rules {
+            mask,
+            ..Rules::default()
+        });
+        for (kind, body) in [(Kind::OtlpProtobuf, &protobuf), (Kind::OtlpJson, &json)] {
+            let name = format!("{name}, {kind:?}");
+            measure(&name, body.len(), || stage.pass(kind, body, Duration::ZERO));
+        }
+    }
+    let stage = Stage::new(Rules {
+        filter: Filter {
+            spans: Spans::LlmTree,
+            ..Filter::default()
+        },
+        sample: Sample::new(0.5).ok(),
+        ..Rules::default()
+    });
+    measure("filter and sample protobuf", bytes, || {
+        stage.pass(Kind::OtlpProtobuf, &protobuf, Duration::ZERO)
+    });
     measure("compress to send", bytes, || merge(vec![payload.clone()]));
     let sent = merge(vec![payload.clone()]).body.len();
     println!("{:<40} {sent:>9} of {bytes} bytes", "compressed");

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use langfuse_extension_core::buffer::{Item, ItemId};
+use langfuse_extension_core::ledger::HeldBack;
 use langfuse_extension_core::route::{Destination, Route};
 use langfuse_extension_core::time::Now;
 use langfuse_extension_core::{Action, Core, Settings};
@@ -17,7 +18,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::exporter::langfuse::Exporter;
 use crate::inputs::{Event, Input, PlatformEvent};
-use crate::payload::Payload;
+use crate::payload::{Passed, Payload};
 use crate::report::Report;
 use crate::spool::disk::Disk;
 
@@ -37,6 +38,7 @@ pub struct Agent {
     /// Items that the spool had no room for, to be told to the core.
     not_stored: Vec<ItemId>,
     broken: bool,
+    invoked: bool,
     /// SHUTDOWN has come.
     ending: bool,
 }
@@ -65,6 +67,7 @@ impl Agent {
             report: Report::default(),
             not_stored: Vec::new(),
             broken: false,
+            invoked: false,
             ending: false,
         }
     }
@@ -130,6 +133,11 @@ impl Agent {
                 let _ = ack.send(());
                 ended
             }
+            Input::Passed(passed, ack) => {
+                let ended = self.let_pass(passed);
+                let _ = ack.send(());
+                ended
+            }
             Input::Platform(event) => self.take_platform_event(event),
             Input::Status(reply) => {
                 let _ = reply.send(self.report.status(&self.core, self.clock.now()));
@@ -142,6 +150,18 @@ impl Agent {
         }
     }
 
+    /// What leaves of these payloads holds from here on, for their books as well.
+    fn let_pass(&mut self, passed: Vec<Passed>) -> bool {
+        let mut all = HeldBack::default();
+        for (counts, held_back) in passed.into_iter().filter_map(Passed::settle) {
+            self.report.passed(&counts);
+            all.filtered += held_back.filtered;
+            all.sampled_out += held_back.sampled_out;
+            all.not_masked += held_back.not_masked;
+        }
+        all != HeldBack::default() && self.step(Event::HeldBack(all))
+    }
+
     fn take_platform_event(&mut self, event: PlatformEvent) -> bool {
         let event = match event {
             PlatformEvent::Invoke {
@@ -149,6 +169,9 @@ impl Agent {
                 deadline_epoch_ms,
             } => {
                 self.report.invoked(self.core.is_told());
+                let cold_start = !std::mem::replace(&mut self.invoked, true);
+                self.exporter
+                    .invocation_began(&request_id, deadline_epoch_ms, cold_start);
                 Event::Invoke {
                     request_id,
                     deadline_epoch_ms,

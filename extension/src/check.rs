@@ -15,7 +15,9 @@ use serde::Deserialize;
 
 use crate::credentials::keyring::{RESOLVE_TIMEOUT, aws_client};
 use crate::credentials::{self, Source};
+use crate::egress::{Rules, Stage};
 use crate::exporter::upstream::{ReadyKeys, Upstream};
+use crate::payload::Kind;
 use crate::settings::{self, Config, Environment, without_userinfo};
 
 /// How long Langfuse's answer is waited for.
@@ -27,7 +29,7 @@ const ANSWER_LIMIT_BYTES: usize = 64 << 10;
 /// What was found, in plain words. `true`: data would arrive.
 pub async fn check(environment: &impl Environment) -> (String, bool) {
     let mut findings = Findings::default();
-    let config = Config::read(environment);
+    let mut config = Config::read(environment);
     for (name, value) in settings::shown(environment) {
         findings.note(&format!("{name}={value}"));
     }
@@ -42,6 +44,7 @@ pub async fn check(environment: &impl Environment) -> (String, bool) {
     place::look_at_port(&config, &mut findings);
     place::look_at_spool(&config, &mut findings);
     place::look_at_certificates(&config, &mut findings);
+    show_sample(std::mem::take(&mut config.egress), &mut findings);
     let upstream = Upstream::open(config.upstream.clone(), config.ca_file.as_deref());
     if let Some(base) = &config.upstream {
         findings.note(&format!("Langfuse is at {base}"));
@@ -62,6 +65,23 @@ pub async fn check(environment: &impl Environment) -> (String, bool) {
         }
     }
     findings.end()
+}
+
+/// A span of a made-up application that holds one of everything.
+const SAMPLE_SPAN: &str = r#"{"resourceSpans":[{"resource":{"attributes":[]},"scopeSpans":[{"scope":{"name":"langfuse-sdk"},"spans":[{"traceId":"0af7651916cd43dd0000000000000000","spanId":"b7ad6b7169203331","name":"answer anna@example.org","attributes":[{"key":"langfuse.observation.input","value":{"stringValue":"{\"card\": \"4111 1111 1111 1111\", \"iban\": \"DE89370400440532013000\", \"phone\": \"+49 171 1234567\", \"password\": \"hunter2\"}"}}]}]}]}]}"#;
+
+/// Shows what the rules make of the sample.
+fn show_sample(rules: Rules, findings: &mut Findings) {
+    if rules.are_off() {
+        return;
+    }
+    let left = Stage::new(rules).pass(Kind::OtlpJson, SAMPLE_SPAN.as_bytes(), Duration::ZERO);
+    let body = left.body.unwrap_or_else(|| SAMPLE_SPAN.into());
+    findings.note(&format!("This span:\n  {SAMPLE_SPAN}"));
+    findings.note(&format!(
+        "would leave as:\n  {}",
+        String::from_utf8_lossy(&body)
+    ));
 }
 
 async fn get_keys(

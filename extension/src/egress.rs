@@ -94,6 +94,11 @@ impl Stage {
         }
     }
 
+    /// Whether anything is masked beside Langfuse's own secret keys.
+    pub fn masks(&self) -> bool {
+        self.rules.mask.is_configured()
+    }
+
     /// An invocation begins.
     pub fn invocation_began(&self, invocation: Invocation) {
         self.enrich

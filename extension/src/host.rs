@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::agent::{self, Agent};
 use crate::credentials::keyring::Keyring;
+use crate::egress::Stage;
 use crate::exporter::langfuse::Exporter;
 use crate::exporter::upstream::Upstream;
 use crate::inputs::Inputs;
@@ -67,7 +68,10 @@ fn open(mut config: Config, doors: Doors) -> Opened {
     let memory = Memory::of_function(config.function_bytes);
     let limits = receiver::Limits::within(config.core.buffer_bytes, &memory);
     let budget = Budget::new(memory);
-    let exporter = Exporter::new(upstream.clone(), inputs.clone(), budget.clone());
+    let bodies_stay = config.egress.mask.is_configured() && !config.mask_passthrough;
+    let rules = std::mem::take(&mut config.egress);
+    let stage = (!rules.are_off()).then(|| Arc::new(Stage::new(rules)));
+    let exporter = Exporter::new(upstream.clone(), inputs.clone(), budget.clone()).behind(stage);
     let disk = config
         .core
         .spool
@@ -83,6 +87,7 @@ fn open(mut config: Config, doors: Doors) -> Opened {
             passthrough: config.passthrough,
             accept: config.accept,
             scores: config.scores,
+            bodies_stay,
             prompt_cache: config.prompt_cache,
             has_keys: keyring.has_sources(),
             route_headers: std::mem::take(&mut config.route_headers),

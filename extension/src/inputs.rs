@@ -6,7 +6,7 @@ use langfuse_extension_core::route::Route;
 use langfuse_extension_core::traces::SpanFact;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::payload::Payload;
+use crate::payload::{Passed, Payload};
 use crate::report::Status;
 
 /// What the core is told, with this product's payload.
@@ -28,6 +28,8 @@ pub enum Input {
         /// Answered when the client may be told.
         ack: oneshot::Sender<()>,
     },
+    /// The stage has said what of these leaves. `ack` is answered once that holds.
+    Passed(Vec<Passed>, oneshot::Sender<()>),
     /// Lambda's next event.
     Platform(PlatformEvent),
     /// Somebody asks how things stand.

@@ -16,6 +16,7 @@ mod merge;
 mod otlp;
 mod otlp_json;
 mod otlp_proto;
+mod pass;
 mod poison;
 pub(crate) mod proto;
 mod refusal;
@@ -36,6 +37,7 @@ pub use facts::{Facts, SpanFacts};
 pub use ingestion::accept_ingestion;
 pub use merge::{Merged, bytes_to_merge, merge};
 pub use otlp::accept_otlp;
+pub use pass::Passed;
 pub use refusal::Refusal;
 pub use score_events::accept_scores_as_events;
 pub use scores::accept_scores;
@@ -148,6 +150,7 @@ pub struct Payload {
     elements: Range<usize>,
     travels_alone: bool,
     repaired: bool,
+    leaving: pass::Leaving,
 }
 
 impl Payload {
@@ -193,14 +196,14 @@ impl Payload {
         self.body.len()
     }
 
-    /// Bytes of the body once inflated.
+    /// Bytes of what leaves once inflated.
     pub fn inflated_bytes(&self) -> usize {
-        self.inflated_bytes
+        self.leaving().inflated_bytes
     }
 
-    /// Spans, events or scores. A body without any was accepted, but there is nothing to send.
+    /// Spans, events or scores that leave, or may do so. A body without any was accepted, but there is nothing to send.
     pub fn units(&self) -> u32 {
-        self.units
+        self.leaving().units
     }
 
     /// Whether it is of a form that makes Langfuse lose, without a word, everything that shares a request with it.
@@ -218,11 +221,17 @@ impl Payload {
     ///
     /// A compressed body is cut while it is inflated; [`Payload::bytes_to_cut`] says what that takes.
     pub fn cut(&self, part_bytes: usize) -> Option<Vec<Self>> {
-        split::cut(self, part_bytes)
+        let mut parts = split::cut(self.leaving(), part_bytes)?;
+        if self.has_passed() {
+            for part in &mut parts {
+                part.leaving = pass::Leaving::as_it_is();
+            }
+        }
+        Some(parts)
     }
 
     /// The most memory that [`Payload::cut`] takes, the parts included.
     pub fn bytes_to_cut(&self) -> usize {
-        split::bytes_to_cut(self)
+        split::bytes_to_cut(self.leaving())
     }
 }

@@ -81,6 +81,8 @@ pub struct Settings {
     pub accept: Accept,
     /// How scores are sent.
     pub scores: Scores,
+    /// Only requests without a body pass through: what they carry is masked by nobody.
+    pub bodies_stay: bool,
     /// Whether prompts are kept.
     pub prompt_cache: bool,
     /// The extension has keys of its own, or will have them.

@@ -4,12 +4,14 @@
 //! not `false`; spans that arrived twice are counted twice by Langfuse.
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use langfuse_extension_core::delivery::fact::Fact;
 use langfuse_extension_core::route::Credential;
 
 use crate::credentials;
 use crate::credentials::keyring::{RESOLVE_TIMEOUT, aws_client};
+use crate::egress::Stage;
 use crate::exporter::langfuse;
 use crate::exporter::upstream::{ReadyKeys, Upstream};
 use crate::payload::{Encoding, Kind, Limits, Payload, merge};
@@ -33,7 +35,9 @@ pub async fn replay(
     environment: &impl Environment,
     files: &[impl AsRef<Path>],
 ) -> Result<Replayed, String> {
-    let config = Config::read(environment);
+    let mut config = Config::read(environment);
+    let rules = std::mem::take(&mut config.egress);
+    let stage = (!rules.are_off()).then(|| Stage::new(rules));
     let upstream = Upstream::open(config.upstream.clone(), config.ca_file.as_deref());
     get_keys(&config, &upstream).await?;
     let mut replayed = Replayed::default();
@@ -44,16 +48,16 @@ pub async fn replay(
             let units = u64::from(record.units);
             let may_send = record.unresolved_sends == 0 || config.core.resend_ambiguous;
             let sent = if may_send {
-                send(&upstream, record).await
+                send(&upstream, stage.as_ref(), record).await
             } else {
                 None
             };
-            if let Some(Fact::Answered(answer)) = sent
-                && (200..300).contains(&answer.status)
-            {
-                replayed.delivered += units.saturating_sub(answer.refused_units);
-            } else {
-                replayed.left += units;
+            match sent {
+                Some((Fact::NothingToSend, _)) => {}
+                Some((Fact::Answered(answer), units)) if (200..300).contains(&answer.status) => {
+                    replayed.delivered += units.saturating_sub(answer.refused_units);
+                }
+                _ => replayed.left += units,
             }
         }
     }
@@ -79,7 +83,7 @@ async fn get_keys(config: &Config, upstream: &Upstream) -> Result<(), String> {
 }
 
 /// `None`: the record holds nothing that can be sent.
-async fn send(upstream: &Upstream, record: Record) -> Option<Fact> {
+async fn send(upstream: &Upstream, stage: Option<&Stage>, record: Record) -> Option<(Fact, u64)> {
     let (kind, encoding) = (
         Kind::try_from(record.kind).ok()?,
         Encoding::try_from(record.encoding).ok()?,
@@ -91,15 +95,24 @@ async fn send(upstream: &Upstream, record: Record) -> Option<Fact> {
         return None;
     }
     let payload = Payload::restore(kind, encoding, record.body, &Limits::default()).ok()?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    if let Some(stage) = stage {
+        payload.clone().pass(stage, now).settle();
+    }
+    let units = u64::from(payload.units());
+    if units == 0 {
+        return Some((Fact::NothingToSend, 0));
+    }
     let merged = merge(vec![payload]);
-    Some(
-        langfuse::send(
-            upstream,
-            &record.route,
-            merged.body,
-            merged.content_encoding,
-            std::future::pending::<()>(),
-        )
-        .await,
+    let fact = langfuse::send(
+        upstream,
+        &record.route,
+        merged.body,
+        merged.content_encoding,
+        std::future::pending::<()>(),
     )
+    .await;
+    Some((fact, units))
 }

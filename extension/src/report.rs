@@ -8,6 +8,7 @@ use langfuse_extension_core::ledger::DropReason;
 use langfuse_extension_core::time::Now;
 use serde::Serialize;
 
+use crate::egress::Counts;
 use crate::payload::Payload;
 
 /// Losses are logged when they begin, and then each time they have grown by this factor.
@@ -21,6 +22,7 @@ pub struct Report {
     said_untold: bool,
     losses: BTreeMap<DropReason, Losses>,
     repaired: u64,
+    passed: Counts,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +36,8 @@ struct Losses {
 pub struct Status {
     version: &'static str,
     invocations: u64,
-    /// The equation: accepted + recovered = delivered + held + on disk + spooled + dropped.
+    /// The equation: accepted + recovered = delivered + held + on disk + spooled + dropped
+    /// + filtered + sampled out.
     accepted: u64,
     recovered: u64,
     delivered: u64,
@@ -43,6 +46,14 @@ pub struct Status {
     spooled: u64,
     dropped: u64,
     dropped_by_reason: BTreeMap<&'static str, u64>,
+    filtered: u64,
+    sampled_out: u64,
+    /// Values that left with a mark in them, without their content, or shorter than they were.
+    masked: u32,
+    stripped: u32,
+    shortened: u32,
+    /// Ancestors that were filtered before what they are ancestors of came.
+    filtered_too_early: u32,
     /// Requests of clients that were not taken; how many units were in them is not known.
     refused: u64,
     refused_by_reason: BTreeMap<&'static str, Refused>,
@@ -120,6 +131,11 @@ impl Report {
         }
     }
 
+    /// The stage before Langfuse has done something.
+    pub fn passed(&mut self, counts: &Counts) {
+        self.passed.add(counts);
+    }
+
     /// Something was given up.
     pub fn dropped(&mut self, reason: DropReason, units: u64) {
         let losses = self.losses.entry(reason).or_default();
@@ -152,6 +168,12 @@ impl Report {
                 .iter()
                 .map(|(reason, units)| (reason.name(), units))
                 .collect(),
+            filtered: ledger.filtered,
+            sampled_out: ledger.sampled_out,
+            masked: self.passed.masked,
+            stripped: self.passed.stripped,
+            shortened: self.passed.shortened,
+            filtered_too_early: self.passed.late,
             refused: ledger.refusals.total(),
             refused_by_reason: ledger
                 .refusals
@@ -196,6 +218,10 @@ impl Report {
             spooled = status.spooled,
             dropped = status.dropped,
             dropped_by_reason,
+            filtered = status.filtered,
+            sampled_out = status.sampled_out,
+            masked = status.masked,
+            stripped = status.stripped,
             refused = status.refused,
             refused_by_reason,
             unreadable = status.unreadable,

@@ -5,6 +5,7 @@
 //! function with it.
 
 mod address;
+mod egress;
 mod names;
 mod reader;
 pub mod table;
@@ -21,6 +22,7 @@ use langfuse_extension_core::strategy::Strategy;
 use reqwest::Url;
 
 use crate::credentials::{AwsEnvironment, Source};
+use crate::egress::Rules;
 use crate::exporter::upstream::PLACEHOLDER_PUBLIC_KEY;
 use address::Address;
 use reader::Reader;
@@ -156,6 +158,10 @@ pub struct Config {
     pub ca_file: Option<PathBuf>,
     /// Between SIGTERM and the end, where this process is no Lambda extension.
     pub shutdown: Duration,
+    /// What may leave, and what is added.
+    pub egress: Rules,
+    /// Whether bodies that nobody masks pass through all the same.
+    pub mask_passthrough: bool,
     /// What is logged.
     pub log_level: tracing::Level,
     /// Settings that made no sense, each with what to write instead.
@@ -212,6 +218,8 @@ impl Config {
                 .path(&table::CA_FILE)
                 .or_else(|| environment.get("SSL_CERT_FILE").map(PathBuf::from)),
             shutdown: reader.millis(&table::SHUTDOWN_MS),
+            egress: reader.egress(),
+            mask_passthrough: reader.choice(&table::MASK_PASSTHROUGH) == "allow",
             log_level: reader
                 .choice(&table::LOG_LEVEL)
                 .parse()

@@ -200,6 +200,11 @@ impl Delivery {
         self.host.sending();
     }
 
+    /// It has not, after all: there was nothing to send.
+    pub fn not_sent(&mut self) {
+        self.host.not_sent();
+    }
+
     /// A probe has left for the credential of `route`.
     pub fn probing(&mut self, route: &Arc<Route>) {
         self.host.probing();

@@ -1,4 +1,5 @@
-//! The accounting: accepted + recovered = delivered + held + on disk + spooled + dropped, always.
+//! The accounting: accepted + recovered = delivered + held + on disk + spooled + dropped
+//! + filtered + sampled out, always.
 
 use crate::refusals::Refusals;
 
@@ -17,6 +18,10 @@ pub struct Ledger {
     pub spooled: u64,
     /// Given up, by reason.
     pub dropped: Dropped,
+    /// Spans that the filter let not leave.
+    pub filtered: u64,
+    /// Units of traces that are sampled out.
+    pub sampled_out: u64,
     /// Records, or whole files, of earlier processes of which not even a head could be read. Not part of the sum.
     pub unreadable: u64,
     /// Sent again although Langfuse may have accepted the first copy. Not part of the sum.
@@ -27,6 +32,17 @@ pub struct Ledger {
     pub refusals: Refusals,
     /// Requests that only asked whether Langfuse is well.
     pub probes: u64,
+}
+
+/// Units that the stage before a destination let not leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeldBack {
+    /// By the filter.
+    pub filtered: u64,
+    /// With their traces.
+    pub sampled_out: u64,
+    /// Because they could not be masked.
+    pub not_masked: u64,
 }
 
 /// Why data was given up.
@@ -56,11 +72,13 @@ pub enum DropReason {
     Crashed,
     /// It was accepted before the sandbox was copied (`SnapStart`): every copy would have sent it.
     Snapshot,
+    /// A fault kept it from being masked, and it may not leave without.
+    NotMasked,
 }
 
 impl DropReason {
     /// All reasons, in the order of [`Dropped`].
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::BufferFull,
         Self::Refused,
         Self::TooLarge,
@@ -73,6 +91,7 @@ impl DropReason {
         Self::OverLimit,
         Self::Crashed,
         Self::Snapshot,
+        Self::NotMasked,
     ];
 
     /// The name used in logs and in `/status`.
@@ -90,6 +109,7 @@ impl DropReason {
             Self::OverLimit => "over_limit",
             Self::Crashed => "crashed",
             Self::Snapshot => "snapshot",
+            Self::NotMasked => "not_masked",
         }
     }
 }
@@ -126,8 +146,8 @@ impl Dropped {
 impl Ledger {
     /// Units that must be held somewhere in memory if nothing was lost track of.
     pub fn outstanding(&self) -> u64 {
-        (self.accepted + self.recovered)
-            .saturating_sub(self.delivered + self.on_disk + self.spooled + self.dropped.total())
+        let gone = self.delivered + self.on_disk + self.spooled + self.dropped.total();
+        (self.accepted + self.recovered).saturating_sub(gone + self.filtered + self.sampled_out)
     }
 }
 

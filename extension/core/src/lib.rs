@@ -197,6 +197,8 @@ pub enum Event<P> {
         /// How it ended.
         fact: Fact,
     },
+    /// Of units that are on their way, some may not leave. Their payloads count without them from now on.
+    HeldBack(ledger::HeldBack),
     /// An [`Action::Export`] has come to its end. Each one is answered by exactly one of these.
     Exported {
         /// Which one.

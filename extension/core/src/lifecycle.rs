@@ -154,6 +154,7 @@ impl<P: Payload> Core<P> {
             }
             Event::RequestClosed => self.work.request_closed(now),
             Event::Refused { reason, bytes } => self.pipeline.refused_client(reason, bytes),
+            Event::HeldBack(held_back) => self.pipeline.held_back(held_back),
             Event::NotStored { id } => self.pipeline.not_stored(id),
             Event::PassedThrough { fact } => {
                 self.pipeline.passed_through(fact, now);

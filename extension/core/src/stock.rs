@@ -112,6 +112,12 @@ impl<P: Payload> Stock<P> {
         self.settle(&batch.items);
     }
 
+    /// Nothing of a request may leave.
+    pub(crate) fn nothing_to_send(&mut self, batch: &Batch<P>) {
+        self.ledger.requests -= 1;
+        self.settle(&batch.items);
+    }
+
     /// Items that were taken out are not worth another try.
     pub(crate) fn drop_taken(&mut self, items: &[Item<P>], reason: DropReason) {
         self.drop_units(reason, units_of(items));

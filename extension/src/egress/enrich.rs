@@ -29,8 +29,21 @@ pub struct Invocation {
     pub started_at: Duration,
     /// Whether it is the first one of its sandbox.
     pub cold_start: bool,
-    /// The tenant of a function with tenant isolation.
-    pub tenant: Option<String>,
+}
+
+impl Invocation {
+    /// The invocation that Lambda told at `now`. Its handler may have begun before that, so it is counted back from its
+    /// deadline: a timeout is a whole number of seconds.
+    pub fn of(request_id: &str, deadline_epoch_ms: u64, now: Duration, cold_start: bool) -> Self {
+        let deadline = Duration::from_millis(deadline_epoch_ms);
+        let timeout = deadline.saturating_sub(now).as_millis().div_ceil(1000);
+        let timeout = Duration::from_secs(u64::try_from(timeout).unwrap_or_default());
+        Self {
+            request_id: request_id.to_owned(),
+            started_at: deadline.saturating_sub(timeout).min(now),
+            cold_start,
+        }
+    }
 }
 
 /// What is added.
@@ -123,14 +136,10 @@ impl Enrich {
         } else {
             "false"
         };
-        let mut metadata = vec![
+        vec![
             ("aws_request_id", invocation.request_id.clone()),
             ("cold_start", cold_start.to_owned()),
-        ];
-        if let Some(tenant) = &invocation.tenant {
-            metadata.push(("tenant_id", tenant.clone()));
-        }
-        metadata
+        ]
     }
 }
 
@@ -149,6 +158,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_invocation_began_a_whole_number_of_seconds_before_its_deadline() {
+        let of = |now| Invocation::of("r", 103_000, Duration::from_millis(now), false).started_at;
+        assert_eq!(of(100_000), Duration::from_secs(100));
+        assert_eq!(of(100_040), Duration::from_secs(100));
+        assert_eq!(of(104_000), Duration::from_secs(103));
+    }
+
+    #[test]
     fn a_span_belongs_to_the_latest_invocation_that_had_begun() {
         let mut enrich = Enrich::new(Vec::new(), true);
         for at in 0..=INVOCATIONS_LIMIT as u64 {
@@ -156,13 +173,11 @@ mod tests {
                 request_id: format!("request{at}"),
                 started_at: Duration::from_secs(10 + at),
                 cold_start: at == 0,
-                tenant: (at == 2).then(|| "t".to_owned()),
             });
         }
         let of = |millis| enrich.metadata(Some(Duration::from_millis(millis)));
         assert_eq!(of(10_999), []);
         assert_eq!(of(11_000)[0], ("aws_request_id", "request1".to_owned()));
-        assert_eq!(of(12_999)[2], ("tenant_id", "t".to_owned()));
         assert_eq!(of(99_000)[0].1, format!("request{INVOCATIONS_LIMIT}"));
         assert_eq!(enrich.metadata(None), []);
     }

@@ -11,6 +11,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::task::{Context, Poll};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::Method;
@@ -25,8 +26,9 @@ use langfuse_extension_core::route::{Credential, Destination, Door, Route};
 use tokio::sync::oneshot;
 
 use crate::aside::{ONE_TURN_BYTES, aside};
+use crate::egress::{Invocation, Stage};
 use crate::exporter::upstream::Upstream;
-use crate::inputs::{Event, Inputs};
+use crate::inputs::{Event, Input, Inputs};
 use crate::memory::Budget;
 use crate::payload::{self, Merged, Payload};
 
@@ -42,6 +44,7 @@ pub struct Exporter {
     aborts: BTreeMap<ExportId, oneshot::Sender<()>>,
     abort_probe: Option<oneshot::Sender<()>>,
     said: Arc<Said>,
+    stage: Option<Arc<Stage>>,
 }
 
 impl Exporter {
@@ -54,7 +57,15 @@ impl Exporter {
             aborts: BTreeMap::new(),
             abort_probe: None,
             said: Arc::default(),
+            stage: None,
         }
+    }
+
+    /// Lets everything pass `stage` before it leaves.
+    #[must_use]
+    pub fn behind(mut self, stage: Option<Arc<Stage>>) -> Self {
+        self.stage = stage;
+        self
     }
 
     /// Sends a batch. Exactly one [`Event::Exported`] follows, whatever happens.
@@ -64,13 +75,27 @@ impl Exporter {
         self.aborts.insert(id, abort);
         let (upstream, budget) = (self.upstream.clone(), self.budget.clone());
         let said = Arc::clone(&self.said);
+        let (stage, inputs) = (self.stage.clone(), self.inputs.clone());
         let mut reply = Reply::new(self.inputs.clone(), move |fact| Event::Exported {
             id,
             fact,
         });
         tokio::spawn(async move {
             let Batch { route, items } = batch;
-            let parts: Vec<_> = items.into_iter().map(|item| item.payload).collect();
+            let mut parts: Vec<_> = items.into_iter().map(|item| item.payload).collect();
+            if let Some(stage) = stage {
+                let _memory = tokio::select! {
+                    memory = budget.export(bytes_to_pass(&parts)) => memory,
+                    _ = &mut aborted => return,
+                };
+                if !pass(stage, &parts, &inputs).await {
+                    return;
+                }
+                parts.retain(|part| part.units() > 0);
+                if parts.is_empty() {
+                    return reply.set(Fact::NothingToSend);
+                }
+            }
             let memory = tokio::select! {
                 memory = budget.export(payload::bytes_to_merge(&parts)) => memory,
                 _ = &mut aborted => return,
@@ -86,6 +111,21 @@ impl Exporter {
             reply.set(fact);
             said.of(route.door, fact);
         });
+    }
+
+    /// An invocation begins: what its spans may say of it is known.
+    pub fn invocation_began(&self, request_id: &str, deadline_epoch_ms: u64, cold_start: bool) {
+        if let Some(stage) = &self.stage {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            stage.invocation_began(Invocation::of(
+                request_id,
+                deadline_epoch_ms,
+                now,
+                cold_start,
+            ));
+        }
     }
 
     /// Cuts an item into parts. Exactly one [`Event::Cut`] follows.
@@ -134,6 +174,40 @@ impl Exporter {
     /// Requests from now on use new connections; those under way keep theirs.
     pub fn reset_connections(&mut self) {
         self.upstream.reset_connections();
+    }
+}
+
+/// Those of which the stage has not said yet what leaves.
+fn not_passed(parts: &[Payload]) -> impl Iterator<Item = &Payload> {
+    parts.iter().filter(|part| !part.has_passed())
+}
+
+fn bytes_to_pass(parts: &[Payload]) -> usize {
+    not_passed(parts).map(Payload::bytes_to_pass).sum()
+}
+
+/// Lets each part pass the stage, unless it did so for an earlier request. `false` after a fault, when nothing may leave.
+async fn pass(stage: Arc<Stage>, parts: &[Payload], inputs: &Inputs) -> bool {
+    let parts: Vec<_> = not_passed(parts).cloned().collect();
+    if parts.is_empty() {
+        return true;
+    }
+    let small = bytes_to_pass(&parts) <= ONE_TURN_BYTES;
+    let work = move || {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let parts = parts.into_iter();
+        parts.map(|part| part.pass(&stage, now)).collect()
+    };
+    let passed = if small {
+        Some(work())
+    } else {
+        aside(work).await
+    };
+    match passed {
+        Some(passed) => inputs.ask(|ack| Input::Passed(passed, ack)).await.is_some(),
+        None => false,
     }
 }
 
@@ -351,7 +425,6 @@ impl Body for Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inputs::Input;
     use crate::payload::{Limits, accept_otlp};
     use langfuse_extension_core::buffer::{History, Item};
     use langfuse_extension_core::memory::Memory;

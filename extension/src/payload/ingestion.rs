@@ -12,6 +12,7 @@ use super::answer::{Answer, IngestionSuccess};
 use super::encoding::declared;
 use super::json::{Json, Shape};
 use super::otlp::inflated_json;
+use super::pass::Leaving;
 use super::poison::storable;
 use super::{
     EVENTS_LIMIT, Encoding, INGESTION_REQUEST_LIMIT_BYTES, Kind, Limits, Payload, Refusal,
@@ -48,6 +49,7 @@ pub fn accept_ingestion(
         body,
         travels_alone: false,
         repaired,
+        leaving: Leaving::default(),
     };
     Ok((payload, batch.answer.finish()))
 }

@@ -28,6 +28,7 @@ pub struct Merged {
 ///
 /// Takes about 3 ms for a megabyte that is to be compressed, and does not give way meanwhile.
 pub fn merge(parts: Vec<Payload>) -> Merged {
+    let parts: Vec<_> = parts.iter().map(|part| part.leaving().clone()).collect();
     let kind = parts.first().map_or(Kind::OtlpProtobuf, Payload::kind);
     debug_assert!(
         parts.iter().all(|part| part.kind == kind),
@@ -44,11 +45,11 @@ pub fn merge(parts: Vec<Payload>) -> Merged {
 /// The most memory that [`merge()`] takes for what it makes of these.
 pub fn bytes_to_merge(parts: &[Payload]) -> usize {
     if let [only] = parts
-        && only.encoding == Encoding::Gzip
+        && only.leaving().encoding == Encoding::Gzip
     {
         return 0;
     }
-    let bytes = parts.iter().map(Payload::stored_bytes).sum();
+    let bytes = parts.iter().map(|part| part.leaving().stored_bytes()).sum();
     most_compressed(bytes, parts.len() + 1)
 }
 

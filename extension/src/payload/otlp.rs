@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::encoding::{Declared, declared, inflate, inflated};
 use super::otlp_proto::OtlpProto;
+use super::pass::Leaving;
 use super::poison::storable;
 use super::refusal::{contains_ignoring_case, is_protobuf};
 use super::{Encoding, Facts, Kind, Limits, Payload, Refusal, otlp_json};
@@ -52,6 +53,7 @@ fn accept_protobuf(
         elements: 0..0,
         travels_alone: poisoned,
         repaired: false,
+        leaving: Leaving::default(),
     };
     Ok((payload, facts))
 }
@@ -74,6 +76,7 @@ fn accept_json(
         elements: request.elements,
         travels_alone: request.poisoned,
         repaired,
+        leaving: Leaving::default(),
     };
     Ok((payload, request.facts))
 }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::json::Json;
+use super::pass::Leaving;
 use super::scores::{accept_scores, with_id};
 use super::{Answer, Encoding, Kind, Limits, Payload, Refusal};
 
@@ -57,6 +58,7 @@ fn events(scores: &Payload, limits: &Limits<'_>) -> Result<Payload, Refusal> {
         elements,
         travels_alone: false,
         repaired: scores.repaired,
+        leaving: Leaving::default(),
     })
 }
 

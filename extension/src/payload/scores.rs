@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::answer::{score_success, scores_success};
 use super::ingestion::json_body;
 use super::json::{Json, Shape};
+use super::pass::Leaving;
 use super::poison::storable;
 use super::{
     Answer, EVENTS_LIMIT, Encoding, Kind, Limits, Payload, Refusal, SCORES_REQUEST_LIMIT_BYTES,
@@ -204,5 +205,6 @@ fn payload(kind: Kind, body: Bytes, units: u32, elements: Range<usize>, repaired
         elements,
         travels_alone: false,
         repaired,
+        leaving: Leaving::default(),
     }
 }

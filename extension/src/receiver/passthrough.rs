@@ -105,6 +105,11 @@ impl Receiver {
         parts: &Parts,
         credential: &Credential,
     ) -> Result<Allowed, Response<AnswerBody>> {
+        if self.settings.bodies_stay && !parts.method.is_safe() {
+            let reason =
+                "LANGFUSE_EXTENSION_MASK_PASSTHROUGH does not let bodies pass that nobody masks";
+            return Err(message(StatusCode::FORBIDDEN, "ForbiddenError", reason));
+        }
         let width = match (self.settings.passthrough, credential) {
             (Passthrough::Off, _) => return Err(forbidden()),
             (Passthrough::Sdk, Credential::Configured) => Some(Width::Sdk),

@@ -67,7 +67,7 @@ impl<E: Environment> Reader<'_, E> {
     }
 
     /// Notes a problem of a setting whose value is replaced by the default.
-    fn not_used(&mut self, setting: &Setting, value: &str, must: &str) {
+    pub(super) fn not_used(&mut self, setting: &Setting, value: &str, must: &str) {
         let stands_in = match setting.default_value() {
             "" => String::new(),
             default => format!("; {default} stands in for it"),
@@ -130,6 +130,13 @@ impl<E: Environment> Reader<'_, E> {
         };
         self.not_used(setting, &text, &wrong);
         default
+    }
+
+    /// Words with commas between.
+    pub(super) fn list(&self, setting: &Setting) -> Vec<String> {
+        let text = self.get(setting).unwrap_or_default();
+        let words = text.split(',').map(str::trim).filter(|it| !it.is_empty());
+        words.map(str::to_owned).collect()
     }
 
     /// An absolute path that is not the root.

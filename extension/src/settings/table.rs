@@ -49,6 +49,12 @@ pub enum Kind {
     Path,
     /// Names of headers, with commas between.
     Headers,
+    /// A number from 0 to 1.
+    Ratio,
+    /// Words with commas between.
+    Words,
+    /// A regular expression (<https://docs.rs/regex/latest/regex/#syntax>).
+    Pattern,
     /// Read by the HTTP client itself.
     Proxy,
 }
@@ -261,6 +267,86 @@ table! {
         secret: false,
         what: "keep prompts in memory: fresh for 60 s, then renewed beside the answer, and served up to 24 h old while Langfuse is down",
         terraform: Terraform::Variable("prompt_cache"),
+    };
+    SPANS = Setting {
+        name: "LANGFUSE_EXTENSION_SPANS",
+        kind: Kind::Choice(&["all", "llm", "llm-tree"]),
+        unset: Unset::Value("all"),
+        secret: false,
+        what: "which spans leave. `llm`: those that Langfuse's SDKs send by default; `llm-tree`: their ancestors as well; see [egress](egress.md)",
+        terraform: Terraform::Settings,
+    };
+    SPANS_INCLUDE = Setting {
+        name: "LANGFUSE_EXTENSION_SPANS_INCLUDE",
+        kind: Kind::Words,
+        unset: Unset::Depends("–"),
+        secret: false,
+        what: "instrumentation scopes whose spans leave as well, with commas between; what is below one (`my.scope.part`) counts as in it",
+        terraform: Terraform::Settings,
+    };
+    SPANS_EXCLUDE = Setting {
+        name: "LANGFUSE_EXTENSION_SPANS_EXCLUDE",
+        kind: Kind::Words,
+        unset: Unset::Depends("–"),
+        secret: false,
+        what: "instrumentation scopes whose spans never leave",
+        terraform: Terraform::Settings,
+    };
+    SAMPLE = Setting {
+        name: "LANGFUSE_EXTENSION_SAMPLE",
+        kind: Kind::Ratio,
+        unset: Unset::Value("1"),
+        secret: false,
+        what: "the share of traces that leaves, by trace id, as Python's `TraceIdRatioBased` decides; scores go with their trace",
+        terraform: Terraform::Settings,
+    };
+    MASK = Setting {
+        name: "LANGFUSE_EXTENSION_MASK",
+        kind: Kind::Words,
+        unset: Unset::Depends("–"),
+        secret: false,
+        what: "what becomes a mark in every text: `email`, `card`, `iban`, `phone`, `api-key`, `jwt`, with commas between",
+        terraform: Terraform::Settings,
+    };
+    MASK_KEYS = Setting {
+        name: "LANGFUSE_EXTENSION_MASK_KEYS",
+        kind: Kind::Words,
+        unset: Unset::Depends("–"),
+        secret: false,
+        what: "keys of attributes, and in JSON, whose values become a mark, in any case, with commas between",
+        terraform: Terraform::Settings,
+    };
+    MASK_PATTERN = Setting {
+        name: "LANGFUSE_EXTENSION_MASK_PATTERN_<NAME>",
+        kind: Kind::Pattern,
+        unset: Unset::Depends("–"),
+        secret: false,
+        what: "a regular expression; what it matches becomes `[masked:name]`. One that does not compile strips **all values** until it is mended",
+        terraform: Terraform::Settings,
+    };
+    MASK_PASSTHROUGH = Setting {
+        name: "LANGFUSE_EXTENSION_MASK_PASSTHROUGH",
+        kind: Kind::Choice(&["refuse", "allow"]),
+        unset: Unset::Value("refuse"),
+        secret: false,
+        what: "whether, while anything is masked, requests with a body that nobody masks (media, prompts to be made) pass through",
+        terraform: Terraform::Settings,
+    };
+    MAX_ATTRIBUTE_BYTES = Setting {
+        name: "LANGFUSE_EXTENSION_MAX_ATTRIBUTE_BYTES",
+        kind: Kind::Bytes { least: 128, zero_is_off: true },
+        unset: Unset::Value("0"),
+        secret: false,
+        what: "the longest a value may be; a longer one loses media in data URIs, and is then cut with a mark; `0`: any length",
+        terraform: Terraform::Settings,
+    };
+    ENRICH = Setting {
+        name: "LANGFUSE_EXTENSION_ENRICH",
+        kind: Kind::Choice(&["off", "resource", "trace"]),
+        unset: Unset::Value("off"),
+        secret: false,
+        what: "`resource` adds what Lambda says of the function where it is missing; `trace` also the request id and whether the start was cold, to each span",
+        terraform: Terraform::Settings,
     };
     CA_FILE = Setting {
         name: "LANGFUSE_EXTENSION_CA_FILE",

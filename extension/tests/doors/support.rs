@@ -60,6 +60,7 @@ impl Default for Setup {
                 passthrough: Passthrough::Sdk,
                 accept: Accept::All,
                 scores: Scores::Merge,
+                bodies_stay: false,
                 prompt_cache: true,
                 has_keys: false,
                 route_headers: Vec::new(),

@@ -128,7 +128,6 @@ fn an_event_gets_the_metadata_of_its_invocation() {
         request_id: "id-1".into(),
         started_at: NOW,
         cold_start: false,
-        tenant: Some("t".into()),
     });
     let event = |metadata: serde_json::Value| {
         let mut body =
@@ -143,7 +142,7 @@ fn an_event_gets_the_metadata_of_its_invocation() {
     let metadata: Vec<_> = (0..4)
         .map(|at| left["batch"][at]["body"]["metadata"].clone())
         .collect();
-    let all = json!({"aws_request_id": "id-1", "cold_start": "false", "tenant_id": "t"});
-    let mine = json!({"aws_request_id": "mine", "cold_start": "false", "tenant_id": "t"});
+    let all = json!({"aws_request_id": "id-1", "cold_start": "false"});
+    let mine = json!({"aws_request_id": "mine", "cold_start": "false"});
     assert_eq!(metadata, [all.clone(), all, mine, json!([1])]);
 }

@@ -341,7 +341,6 @@ fn enriching(invocation: bool) -> Rules {
         request_id: "id-1".into(),
         started_at: Duration::from_secs(100),
         cold_start: true,
-        tenant: None,
     });
     stage
 }

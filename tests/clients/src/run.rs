@@ -53,6 +53,8 @@ pub struct Plan<'a> {
     pub placeholder_keys: bool,
     /// Whether the function keeps the settings that it has without the extension, and `/opt/langfuse` does the rest.
     pub attached: bool,
+    /// Settings of the extension beside its keys.
+    pub settings: &'a [(&'a str, &'a str)],
     /// What the app is asked to do.
     pub features: &'a [&'a str],
     /// What there is to arrive before the sandbox may end; `None` to end it at once.
@@ -202,6 +204,9 @@ fn builder(
             "LANGFUSE_EXTENSION_SPOOL_DIR",
             dir.join("spool").to_string_lossy(),
         );
+    for (name, value) in plan.settings {
+        lambda = lambda.extension_env(*name, *value);
+    }
     if plan.placeholder_keys || client.address == Address::OpenTelemetry {
         lambda = lambda
             .extension_env("LANGFUSE_EXTENSION_PUBLIC_KEY", Project::PUBLIC_KEY)

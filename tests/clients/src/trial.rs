@@ -82,6 +82,28 @@ impl Trial {
         trial
     }
 
+    /// What is stored of `features` straight, and through an extension with these settings.
+    pub async fn with_settings(
+        client: Client,
+        features: &'static [&'static str],
+        settings: &[(&str, &str)],
+    ) -> (Stored, Stored) {
+        let installed = installed(client).await;
+        let straight = Plan {
+            features,
+            ..plan(&client, Way::Direct)
+        };
+        let straight = run(&client, &installed, straight).await.stored;
+        let through = Plan {
+            features,
+            settings,
+            awaited: Some(&straight),
+            ..plan(&client, Way::Healthy)
+        };
+        let through = run(&client, &installed, through).await.stored;
+        (straight, through)
+    }
+
     /// Everything.
     pub async fn full(client: Client) -> Self {
         let installed = installed(client).await;
@@ -248,6 +270,7 @@ fn plan(client: &Client, way: Way) -> Plan<'static> {
         at_once: true,
         placeholder_keys: false,
         attached: false,
+        settings: &[],
         features: client.features,
         awaited: None,
     }

@@ -91,6 +91,10 @@ pub struct Books {
     pub dropped: u64,
     #[serde(deserialize_with = "by_reason")]
     pub dropped_by_reason: BTreeMap<String, u64>,
+    pub filtered: u64,
+    pub sampled_out: u64,
+    pub masked: u64,
+    pub stripped: u64,
     /// Requests that were not taken.
     pub refused: u64,
     pub maybe_doubled: u64,
@@ -121,6 +125,7 @@ impl Books {
     /// The equation that always holds.
     pub fn is_balanced(&self) -> bool {
         let gone = self.delivered + self.held + self.on_disk + self.spooled + self.dropped;
+        let gone = gone + self.filtered + self.sampled_out;
         self.accepted + self.recovered == gone
             && self.dropped_by_reason.values().sum::<u64>() == self.dropped
     }

@@ -10,6 +10,8 @@ pub enum Fact {
     NotConnected,
     /// Not one byte of its body left.
     NothingLeft,
+    /// There was nothing to send: none of it may leave.
+    NothingToSend,
     /// Bytes left, and no answer came back.
     NoAnswer,
     /// The head of an answer came.

@@ -109,6 +109,12 @@ impl Host {
         }
     }
 
+    pub(super) fn not_sent(&mut self) {
+        if let State::OnTrial { busy } = &mut self.state {
+            *busy = false;
+        }
+    }
+
     pub(super) fn probing(&mut self) {
         if matches!(self.state, State::Bad { .. }) {
             self.state = State::Probing;

@@ -94,7 +94,9 @@ impl Meaning {
     /// What `fact` means as the end of what was `asked`.
     pub fn of(asked: Asked, fact: Fact) -> Self {
         match fact {
-            Fact::NotConnected | Fact::NothingLeft => Self::new(Items::Unsent, BAD),
+            Fact::NotConnected | Fact::NothingLeft | Fact::NothingToSend => {
+                Self::new(Items::Unsent, BAD)
+            }
             Fact::NoAnswer => Self::new(Items::Unknown, BAD),
             Fact::Answered(answer) => match asked {
                 Asked::Data { keys_are_good } => Self::of_data(keys_are_good, answer),

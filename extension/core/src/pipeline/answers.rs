@@ -9,7 +9,7 @@ use crate::delivery::End;
 use crate::delivery::fact::Fact;
 use crate::delivery::meaning::{Host, Items, Keys};
 use crate::in_flight::{Cutting, Export};
-use crate::ledger::DropReason;
+use crate::ledger::{DropReason, HeldBack};
 use crate::route::{Destination, Route};
 use crate::time::Now;
 use crate::{Action, ExportId};
@@ -20,6 +20,11 @@ impl<P: Payload> Pipeline<P> {
         let Some(export) = self.in_flight.exported(id) else {
             return;
         };
+        if fact == Fact::NothingToSend {
+            self.destinations.to_mut(export.destination).not_sent();
+            self.stock.nothing_to_send(&export.batch);
+            return;
+        }
         let end = self.end(fact, export.since(), now);
         let Export {
             destination, batch, ..
@@ -46,6 +51,14 @@ impl<P: Payload> Pipeline<P> {
                 self.failed(batch, true);
             }
         }
+    }
+
+    /// Of units that are on their way, some may not leave; their payloads count without them from now on.
+    pub fn held_back(&mut self, held_back: HeldBack) {
+        self.stock.ledger.filtered += held_back.filtered;
+        self.stock.ledger.sampled_out += held_back.sampled_out;
+        self.stock
+            .drop_units(DropReason::NotMasked, held_back.not_masked);
     }
 
     /// A probe has come to its end.

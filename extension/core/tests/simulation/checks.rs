@@ -218,6 +218,7 @@ impl Checks {
             | Event::Restored { .. }
             | Event::Registered { .. }
             | Event::Refused { .. }
+            | Event::HeldBack(_)
             | Event::Timeout => {}
         }
     }

@@ -645,7 +645,7 @@ impl World {
 /// Whether somebody may have stored it, as far as its sender can know: the truth of the wire, not of the core.
 fn may_have_arrived(fact: Fact) -> bool {
     match fact {
-        Fact::NotConnected | Fact::NothingLeft => false,
+        Fact::NotConnected | Fact::NothingLeft | Fact::NothingToSend => false,
         Fact::NoAnswer => true,
         Fact::Answered(answer) => matches!(answer.status, 501..=599),
     }

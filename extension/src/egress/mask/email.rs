@@ -58,8 +58,18 @@ fn domain_end(after: &str) -> Option<usize> {
     let length = after
         .find(|c: char| !(c.is_alphanumeric() || matches!(c, '.' | '-')))
         .unwrap_or(after.len());
-    let domain = after[..length].trim_end_matches(['.', '-']);
-    let (host, top) = domain.rsplit_once('.')?;
-    let letters = top.chars().count() >= 2 && top.chars().all(char::is_alphabetic);
-    (!host.is_empty() && (letters || top.starts_with("xn--"))).then_some(domain.len())
+    let mut domain = &after[..length];
+    // What was written behind it, such as `-1`, is no part of it.
+    while !is_domain(domain) {
+        domain = &domain[..domain.rfind(['.', '-'])?];
+    }
+    Some(domain.len())
+}
+
+fn is_domain(text: &str) -> bool {
+    text.rsplit_once('.').is_some_and(|(host, top)| {
+        let letters = top.chars().count() >= 2 && top.chars().all(char::is_alphabetic);
+        let encoded = top.starts_with("xn--") && !top.ends_with('-');
+        !host.is_empty() && !host.ends_with(['.', '-']) && (letters || encoded)
+    })
 }

@@ -35,6 +35,10 @@ fn addresses_are_found_wherever_they_stand() {
             "[masked:email],[masked:email]",
         ),
         ("jörg@straße.de!", "[masked:email]!"),
+        (
+            "anna@example.org-0 a@b.de.5",
+            "[masked:email]-0 [masked:email].5",
+        ),
     ] {
         assert_eq!(masked(text), expected);
     }

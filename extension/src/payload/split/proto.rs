@@ -13,6 +13,7 @@ use flate2::write::GzEncoder;
 use crate::memory::Growing;
 use crate::payload::encoding::{Declared, Sink, inflate};
 use crate::payload::otlp_proto::Head;
+use crate::payload::pass::Leaving;
 use crate::payload::proto::{Wire, put_varint};
 use crate::payload::{Encoding, Kind, Payload, Refusal};
 
@@ -336,6 +337,7 @@ impl Part {
             elements: ELEMENTS,
             travels_alone,
             repaired: false,
+            leaving: Leaving::default(),
         })
     }
 }
