@@ -38,7 +38,6 @@ pub struct Agent {
     /// Items that the spool had no room for, to be told to the core.
     not_stored: Vec<ItemId>,
     broken: bool,
-    invoked: bool,
     /// SHUTDOWN has come.
     ending: bool,
 }
@@ -67,7 +66,6 @@ impl Agent {
             report: Report::default(),
             not_stored: Vec::new(),
             broken: false,
-            invoked: false,
             ending: false,
         }
     }
@@ -169,9 +167,8 @@ impl Agent {
                 deadline_epoch_ms,
             } => {
                 self.report.invoked(self.core.is_told());
-                let cold_start = !std::mem::replace(&mut self.invoked, true);
                 self.exporter
-                    .invocation_began(&request_id, deadline_epoch_ms, cold_start);
+                    .invocation_began(&request_id, deadline_epoch_ms);
                 Event::Invoke {
                     request_id,
                     deadline_epoch_ms,

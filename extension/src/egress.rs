@@ -99,12 +99,16 @@ impl Stage {
         self.rules.mask.is_configured()
     }
 
-    /// An invocation begins.
-    pub fn invocation_began(&self, invocation: Invocation) {
-        self.enrich
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .began(invocation);
+    /// An invocation begins, told at `now`. The first one was a cold start.
+    pub fn invocation_began(&self, request_id: &str, deadline_epoch_ms: u64, now: Duration) {
+        let mut enrich = self.enrich.lock().unwrap_or_else(PoisonError::into_inner);
+        let cold_start = enrich.knows_no_invocation();
+        enrich.began(Invocation::of(
+            request_id,
+            deadline_epoch_ms,
+            now,
+            cold_start,
+        ));
     }
 
     /// Decides on the units of a valid, uncompressed body, and rewrites it. It may leave without any unit.

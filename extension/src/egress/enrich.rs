@@ -77,6 +77,10 @@ impl Enrich {
         self.resource.is_empty() && !self.invocation
     }
 
+    pub(super) fn knows_no_invocation(&self) -> bool {
+        self.invocations.is_empty()
+    }
+
     /// An invocation begins.
     pub fn began(&mut self, invocation: Invocation) {
         if self.invocations.len() >= INVOCATIONS_LIMIT {

@@ -26,7 +26,7 @@ use langfuse_extension_core::route::{Credential, Destination, Door, Route};
 use tokio::sync::oneshot;
 
 use crate::aside::{ONE_TURN_BYTES, aside};
-use crate::egress::{Invocation, Stage};
+use crate::egress::Stage;
 use crate::exporter::upstream::Upstream;
 use crate::inputs::{Event, Input, Inputs};
 use crate::memory::Budget;
@@ -114,17 +114,12 @@ impl Exporter {
     }
 
     /// An invocation begins: what its spans may say of it is known.
-    pub fn invocation_began(&self, request_id: &str, deadline_epoch_ms: u64, cold_start: bool) {
+    pub fn invocation_began(&self, request_id: &str, deadline_epoch_ms: u64) {
         if let Some(stage) = &self.stage {
             let now = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default();
-            stage.invocation_began(Invocation::of(
-                request_id,
-                deadline_epoch_ms,
-                now,
-                cold_start,
-            ));
+            stage.invocation_began(request_id, deadline_epoch_ms, now);
         }
     }
 

@@ -64,7 +64,8 @@ async fn with_body(answer: Answer, door: Door, body: Bytes) -> Answer {
 fn read_body(mut answer: Answer, door: Door, body: &[u8]) -> Answer {
     if (200..300).contains(&answer.status) {
         answer.refused_units = refused_units(door, body);
-    } else if let Ok(error) = serde_json::from_slice::<LangfuseError>(body)
+    } else if body.trim_ascii_start().starts_with(b"{")
+        && let Ok(error) = serde_json::from_slice::<LangfuseError>(body)
         && (error.message.is_some() || error.error.is_some())
     {
         answer.whose = Whose::Langfuse;
