@@ -139,10 +139,10 @@ impl<P: Payload> Pipeline<P> {
 
     fn start_one(&mut self, to: Destination, route: &Arc<Route>, due: Due, now: Now) {
         match self.destinations.to(to).permit(route, now) {
-            Permit::Send if self.in_flight.has_room_for(to, route) => {
-                if self.is_due(to, route, due, now) {
-                    self.export(to, route, now);
-                }
+            Permit::Send
+                if self.in_flight.has_room_for(to, route) && self.is_due(to, route, due, now) =>
+            {
+                self.export(to, route, now);
             }
             Permit::Probe if !self.in_flight.is_probing(to) => {
                 self.destinations.to_mut(to).probing(route);

@@ -1,5 +1,10 @@
 //! The books of what the stage before Langfuse lets not leave.
 
+#![expect(
+    clippy::expect_used,
+    reason = "a test that cannot go on must stop at once"
+)]
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -87,7 +92,7 @@ impl Sandbox {
 
     fn hold_back(&mut self, held_back: HeldBack) {
         let all = held_back.filtered + held_back.sampled_out + held_back.not_masked;
-        let left = self.body.0.get() - u32::try_from(all).unwrap();
+        let left = self.body.0.get() - u32::try_from(all).expect("a count");
         self.body.0.set(left);
         let _ = self.core.handle(Event::HeldBack(held_back), NOW);
         self.balances();

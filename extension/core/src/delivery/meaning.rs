@@ -127,13 +127,12 @@ impl Meaning {
                 let surely = whose == Whose::Langfuse;
                 Self::new(Items::Refused { surely }, Host::Answers)
             }
-            // Langfuse answers 500 when it could neither store nor queue.
-            408 | 500 => Self::new(Items::Unsent, bad),
             503 if whose == Whose::Langfuse || retry_after.is_some() => {
                 Self::new(Items::Unsent, bad)
             }
             501..=599 => Self::new(Items::Unknown, bad),
-            // What an ingress says during a roll-out (404, 405, redirects), and all that Langfuse never says.
+            // 500, which Langfuse answers when it could neither store nor queue; what an ingress says during a roll-out
+            // (404, 405, redirects); and all that Langfuse never says.
             _ => Self::new(Items::Unsent, bad),
         }
     }

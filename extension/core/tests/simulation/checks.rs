@@ -201,20 +201,21 @@ impl Checks {
                 let units = records.iter().map(|head| u64::from(head.units));
                 self.recovered += units.sum::<u64>();
             }
-            Event::Recovered { .. } | Event::NotRecovered { .. } => {}
             Event::NotStored { .. } => self.not_stored = true,
             Event::Exported { id, fact } => self.exported(*id, *fact),
             Event::Probed { fact, .. } => self.probed(*fact, now),
             Event::PassedThrough {
                 fact: Fact::Answered(_),
-            } => self.failed_probes = 0,
+            }
+            | Event::KeysReady => self.failed_probes = 0,
             Event::PassedThrough { .. } => {
                 self.trust = Trust::Bad;
             }
-            Event::KeysReady => self.failed_probes = 0,
             // One reading by the clocks of another sandbox is none.
             Event::Restored { .. } if self.honest_deadlines < 2 => self.honest_deadlines = 0,
-            Event::Cut { .. }
+            Event::Recovered { .. }
+            | Event::NotRecovered { .. }
+            | Event::Cut { .. }
             | Event::Restored { .. }
             | Event::Registered { .. }
             | Event::Refused { .. }
