@@ -163,3 +163,35 @@ pub(crate) fn read_varint(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
     }
     None
 }
+
+/// The value of a field, where it is one that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Value<'a> {
+    Varint(u64),
+    Delimited(&'a [u8]),
+    Fixed,
+}
+
+/// The fields of a small message with their numbers, until its end or the first that makes no sense.
+pub(crate) fn fields(message: &[u8]) -> impl Iterator<Item = (u64, Value<'_>)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let (tag, start) = read_varint(message, at)?;
+        let (value, end) = match Wire::of(tag)? {
+            Wire::Varint => {
+                let (value, end) = read_varint(message, start)?;
+                (Value::Varint(value), end)
+            }
+            Wire::Delimited => {
+                let (length, start) = read_varint(message, start)?;
+                let end = start.checked_add(usize::try_from(length).ok()?)?;
+                (Value::Delimited(message.get(start..end)?), end)
+            }
+            Wire::Fixed64 => (Value::Fixed, start + 8),
+            Wire::Fixed32 => (Value::Fixed, start + 4),
+            Wire::StartGroup | Wire::EndGroup => return None,
+        };
+        at = end;
+        Some((tag >> 3, value))
+    })
+}

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::aside::{ONE_TURN_BYTES, aside};
+use crate::payload::proto::{self, Value};
 
 /// The longest answer that is read.
 const ANSWER_LIMIT_BYTES: usize = 1 << 20;
@@ -27,16 +28,16 @@ const SUSPENDED: &str = "Ingestion suspended";
 /// Reads an answer until `aborted`, which its status does not wait for.
 pub(super) async fn read(door: Door, response: reqwest::Response, aborted: impl Future) -> Fact {
     let mut answer = head(response.status(), response.headers());
-    let is_json = is_json(response.headers());
+    let form = Form::of(response.headers());
     let body = Limited::new(reqwest::Body::from(response), ANSWER_LIMIT_BYTES).collect();
     let body = tokio::select! {
         body = tokio::time::timeout(ANSWER_BODY_TIMEOUT, body) => body.ok().and_then(Result::ok),
         _ = aborted => None,
     };
     if let Some(body) = body.map(http_body_util::Collected::to_bytes)
-        && is_json
+        && let Some(form) = form
     {
-        answer = with_body(answer, door, body).await;
+        answer = with_body(answer, door, form, body).await;
     }
     Fact::Answered(answer)
 }
@@ -53,19 +54,22 @@ fn head(status: StatusCode, headers: &HeaderMap) -> Answer {
     }
 }
 
-async fn with_body(answer: Answer, door: Door, body: Bytes) -> Answer {
+async fn with_body(answer: Answer, door: Door, form: Form, body: Bytes) -> Answer {
     if body.len() <= ONE_TURN_BYTES {
-        return read_body(answer, door, &body);
+        return read_body(answer, door, form, &body);
     }
-    let read = aside(move || read_body(answer, door, &body)).await;
+    let read = aside(move || read_body(answer, door, form, &body)).await;
     read.unwrap_or(answer)
 }
 
-fn read_body(mut answer: Answer, door: Door, body: &[u8]) -> Answer {
+fn read_body(mut answer: Answer, door: Door, form: Form, body: &[u8]) -> Answer {
     if (200..300).contains(&answer.status) {
-        answer.refused_units = refused_units(door, body);
-    } else if body.trim_ascii_start().starts_with(b"{")
-        && let Ok(error) = serde_json::from_slice::<LangfuseError>(body)
+        answer.refused_units = match form {
+            Form::Json => refused_units(door, body),
+            Form::Protobuf => rejected_spans(body).unwrap_or(0),
+        };
+    } else if form == Form::Json
+        && let Some(error) = object::<LangfuseError>(body)
         && (error.message.is_some() || error.error.is_some())
     {
         answer.whose = Whose::Langfuse;
@@ -110,21 +114,58 @@ fn refused_units(door: Door, body: &[u8]) -> u64 {
     }
     match door {
         Door::Ingestion | Door::Scores => {
-            serde_json::from_slice::<Ingestion>(body).map_or(0, |answer| answer.errors.len() as u64)
+            object::<Ingestion>(body).map_or(0, |answer| answer.errors.len() as u64)
         }
-        Door::TracesProtobuf | Door::TracesJson => match serde_json::from_slice::<Otlp>(body) {
-            Ok(answer) => match answer.partial_success.rejected_spans {
+        Door::TracesProtobuf | Door::TracesJson => match object::<Otlp>(body) {
+            Some(answer) => match answer.partial_success.rejected_spans {
                 Count::Number(spans) => spans,
                 Count::Text(spans) => spans.parse().unwrap_or(0),
             },
-            Err(_) => 0,
+            None => 0,
         },
     }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok());
-    content_type.is_some_and(|it| it.trim_start().starts_with("application/json"))
+/// What a JSON object says. A list is nothing, though serde would take one for a struct.
+fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return None;
+    }
+    serde_json::from_slice(body).ok()
+}
+
+/// `partial_success.rejected_spans` of an `ExportTraceServiceResponse`: field 1 in field 1.
+/// <https://github.com/open-telemetry/opentelemetry-proto/blob/v1.5.0/opentelemetry/proto/collector/trace/v1/trace_service.proto>
+fn rejected_spans(response: &[u8]) -> Option<u64> {
+    const PARTIAL_SUCCESS: u64 = 1;
+    const REJECTED_SPANS: u64 = 1;
+    let partial_success = proto::fields(response).find_map(|(number, value)| match value {
+        Value::Delimited(message) if number == PARTIAL_SUCCESS => Some(message),
+        _ => None,
+    })?;
+    proto::fields(partial_success).find_map(|(number, value)| match value {
+        Value::Varint(spans) if number == REJECTED_SPANS => Some(spans),
+        _ => None,
+    })
+}
+
+/// How the body of an answer is written, where it can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Json,
+    Protobuf,
+}
+
+impl Form {
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let content_type = headers.get(CONTENT_TYPE)?.to_str().ok()?.trim_start();
+        if content_type.starts_with("application/json") {
+            return Some(Self::Json);
+        }
+        content_type
+            .starts_with("application/x-protobuf")
+            .then_some(Self::Protobuf)
+    }
 }
 
 /// Langfuse sends whole seconds (<https://langfuse.com/faq/all/api-limits>); what stands before it may send a date.
@@ -139,10 +180,15 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry_proto::tonic::collector::trace::v1::{
+        ExportTracePartialSuccess, ExportTraceServiceResponse,
+    };
+    use prost::Message;
+
     use super::*;
 
     fn read(status: u16, door: Door, body: &str) -> Answer {
-        read_body(Answer::status(status), door, body.as_bytes())
+        read_body(Answer::status(status), door, Form::Json, body.as_bytes())
     }
 
     #[test]
@@ -188,9 +234,43 @@ mod tests {
         ] {
             assert_eq!(read(200, Door::TracesProtobuf, body).refused_units, 3);
         }
-        assert_eq!(
-            read(200, Door::TracesJson, r#"{"id":"9"}"#).refused_units,
-            0
-        );
+        for other in [r#"{"id":"9"}"#, "{}", "[[3]]", ""] {
+            assert_eq!(read(200, Door::TracesJson, other).refused_units, 0);
+        }
+    }
+
+    #[test]
+    fn refused_spans_are_counted_in_protobuf_too() {
+        let told = |rejected_spans, error_message: &str| {
+            let partial_success = Some(ExportTracePartialSuccess {
+                rejected_spans,
+                error_message: error_message.into(),
+            });
+            ExportTraceServiceResponse { partial_success }.encode_to_vec()
+        };
+        let read = |body: &[u8]| {
+            let answer = Answer::status(200);
+            read_body(answer, Door::TracesProtobuf, Form::Protobuf, body).refused_units
+        };
+        assert_eq!(read(&told(3, "too old")), 3);
+        assert_eq!(read(&told(300, "")), 300);
+        // Only a warning, nothing at all, an answer cut off, and none of protobuf's.
+        assert_eq!(read(&told(0, "a warning")), 0);
+        assert_eq!(read(b""), 0);
+        assert_eq!(read(&told(3, "too old")[..2]), 0);
+        assert_eq!(read(b"<html>"), 0);
+    }
+
+    #[test]
+    fn an_answer_is_read_in_the_form_that_it_names() {
+        for (content_type, form) in [
+            ("application/json; charset=utf-8", Some(Form::Json)),
+            ("application/x-protobuf", Some(Form::Protobuf)),
+            ("text/html", None),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, content_type.parse().unwrap())]);
+            assert_eq!(Form::of(&headers), form, "{content_type}");
+        }
+        assert_eq!(Form::of(&HeaderMap::new()), None);
     }
 }
