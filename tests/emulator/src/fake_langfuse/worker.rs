@@ -1,5 +1,5 @@
 //! What becomes of data after the web process has answered 200: the worker reads each request from the object store, and
-//! ClickHouse takes the rows in inserts that neighbouring requests share. What fails here no client ever hears of.
+//! `ClickHouse` takes the rows in inserts that neighbouring requests share. What fails here no client ever hears of.
 //!
 //! As measured on Langfuse 4.16.0 with all its parts.
 
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// How long Langfuse's ClickHouse writer gathers rows for one insert.
+/// How long Langfuse's `ClickHouse` writer gathers rows for one insert.
 /// <https://github.com/langfuse/langfuse/blob/62751446149b702b419a9292ddfc2280cdf74b8c/packages/shared/src/env.ts>
 pub const INSERT_WINDOW: Duration = Duration::from_secs(1);
 
@@ -37,7 +37,7 @@ fn list(value: Option<&Value>) -> &[Value] {
     value.and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// The insert that is being gathered for one table. A row that ClickHouse refuses takes all others along.
+/// The insert that is being gathered for one table. A row that `ClickHouse` refuses takes all others along.
 #[derive(Debug, Default)]
 pub(super) struct Insert {
     opened: Option<Instant>,
