@@ -27,6 +27,13 @@ async fn survives(fault: impl Into<FaultRule>) -> World {
 }
 
 #[tokio::test]
+async fn a_roll_out_that_answers_404_405_or_302_loses_nothing() {
+    survives(Fault::edge(404)).await;
+    survives(Fault::edge(405)).await;
+    survives(Fault::redirect(302, "https://login.invalid/")).await;
+}
+
+#[tokio::test]
 async fn a_load_balancer_s_503_loses_nothing_however_often_it_comes() {
     survives(Fault::edge(503)).await;
 }
@@ -57,6 +64,29 @@ async fn the_status_is_the_outcome_though_the_body_stalls() {
         (report.delivered, report.maybe_doubled),
         (2, 0),
         "{report:?}"
+    );
+}
+
+#[tokio::test]
+async fn items_that_langfuse_refuses_are_dropped_and_never_called_delivered() {
+    let world = World::start().await;
+    let refuse = |text: &str| Fault::RefuseItems {
+        containing: text.into(),
+        status: 400,
+    };
+    world.langfuse.set_fault(refuse("-1\""));
+    let event = json!({ "tag": "t", "spans": 3, "scores": 3 });
+    world.invoke(event).await.assert_acknowledged();
+    world.shutdown().await;
+    let one = Ids::from(["t-1".to_owned()]);
+    assert_eq!((world.lost(), world.lost_scores()), (one.clone(), one));
+    let report = world.report();
+    report.assert_balanced();
+    assert_eq!(
+        (report.delivered, report.dropped),
+        (4, 2),
+        "{report:?}\n{}",
+        world.story()
     );
 }
 
