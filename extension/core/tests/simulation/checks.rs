@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use langfuse_extension_core::deadline::EXIT_MARGIN;
-use langfuse_extension_core::delivery::fact::Fact;
+use langfuse_extension_core::delivery::fact::{Fact, Whose};
 use langfuse_extension_core::delivery::{FIRST_BACKOFF, LONGEST_BACKOFF};
 use langfuse_extension_core::pipeline::MAX_IN_FLIGHT;
-use langfuse_extension_core::route::Credential;
+use langfuse_extension_core::route::{Credential, Route};
 use langfuse_extension_core::strategy::Strategy;
 use langfuse_extension_core::time::Now;
 use langfuse_extension_core::{Action, Core, Event, ExportId, Settings};
@@ -39,6 +39,14 @@ enum Trust {
 }
 
 #[derive(Debug)]
+struct UnderWay {
+    units: u64,
+    credential: Credential,
+    /// In the world's time.
+    began: Duration,
+}
+
+#[derive(Debug)]
 struct Invocation {
     request_id: String,
     told: Option<Now>,
@@ -52,8 +60,14 @@ pub(crate) struct Checks {
     holds: bool,
     /// An invocation whose end was told before its INVOKE.
     told_early: Option<(String, Now)>,
-    /// In vain, and nothing was delivered since.
+    /// In vain, and nothing was delivered since in a time that it could have been held for.
     budget_was_spent: bool,
+    /// The extension has its own keys.
+    has_keys: bool,
+    /// Units that nothing but those keys may carry, as long as it does not have them.
+    keyless_units: u64,
+    /// They were waited for once.
+    keys_were_waited_for: bool,
     invocation: Option<Invocation>,
     next_outstanding: bool,
     ended: bool,
@@ -70,7 +84,7 @@ pub(crate) struct Checks {
     last_activity: Option<Now>,
     trust: Trust,
     refused: Vec<Credential>,
-    in_flight: BTreeMap<ExportId, (usize, Credential)>,
+    in_flight: BTreeMap<ExportId, UnderWay>,
     probe: Option<Credential>,
     failed_probes: u32,
     last_probe: Option<Now>,
@@ -99,6 +113,9 @@ impl Checks {
             odd_clocks: nature.odd_clocks,
             holds: nature.holds(),
             budget_was_spent: false,
+            has_keys: false,
+            keyless_units: 0,
+            keys_were_waited_for: false,
             told_early: None,
             invocation: None,
             next_outstanding: false,
@@ -193,10 +210,12 @@ impl Checks {
                 self.open_requests -= 1;
                 self.last_activity = Some(now);
             }
-            Event::Accepted { payload, .. } => {
+            Event::Accepted { route, payload, .. } => {
                 self.accepted += units(payload);
                 self.last_activity = Some(now);
+                self.see_whether_keyless(route, payload);
             }
+            Event::Recovered { route, payload, .. } => self.see_whether_keyless(route, payload),
             Event::SpoolOpened { records, .. } => {
                 let units = records.iter().map(|head| u64::from(head.units));
                 self.recovered += units.sum::<u64>();
@@ -206,15 +225,18 @@ impl Checks {
             Event::Probed { fact, .. } => self.probed(*fact, now),
             Event::PassedThrough {
                 fact: Fact::Answered(_),
+            } => self.failed_probes = 0,
+            Event::KeysReady => {
+                self.failed_probes = 0;
+                self.has_keys = true;
+                self.keyless_units = 0;
             }
-            | Event::KeysReady => self.failed_probes = 0,
             Event::PassedThrough { .. } => {
                 self.trust = Trust::Bad;
             }
             // One reading by the clocks of another sandbox is none.
             Event::Restored { .. } if self.honest_deadlines < 2 => self.honest_deadlines = 0,
-            Event::Recovered { .. }
-            | Event::NotRecovered { .. }
+            Event::NotRecovered { .. }
             | Event::Cut { .. }
             | Event::Restored { .. }
             | Event::Registered { .. }
@@ -224,18 +246,30 @@ impl Checks {
         }
     }
 
+    fn see_whether_keyless(&mut self, route: &Route, payload: &Load) {
+        if route.credential == Credential::Configured && !self.has_keys {
+            self.keyless_units += units(payload);
+        }
+    }
+
     fn exported(&mut self, id: ExportId, fact: Fact) {
-        let (units, credential) = self.in_flight.remove(&id).expect("an export under way");
+        let UnderWay {
+            units,
+            credential,
+            began,
+        } = self.in_flight.remove(&id).expect("an export under way");
         let status = status(fact);
         match status {
             Some(200) => {
-                self.delivered += units as u64;
+                self.delivered += units;
                 self.in_vain = None;
                 self.trial = None;
-                self.budget_was_spent = false;
+                self.budget_was_spent &= self.time - began > self.settings.flush_budget;
                 self.failed_probes = 0;
             }
-            Some(401) => self.refused.push(credential.clone()),
+            // It answers, so that it may be sent data, let alone a probe.
+            Some(400 | 403 | 413 | 429) => self.failed_probes = 0,
+            Some(401) if by_langfuse(fact) => self.refused.push(credential.clone()),
             _ => {}
         }
         self.trust = match status {
@@ -309,9 +343,12 @@ impl Checks {
                     "a batch over its limits"
                 );
                 assert!(!batch.items.is_empty(), "an empty batch");
-                let units = usize::try_from(batch.units()).expect("a count");
-                let credential = batch.route.credential.clone();
-                let before = self.in_flight.insert(*id, (units, credential));
+                let send = UnderWay {
+                    units: batch.units(),
+                    credential: batch.route.credential.clone(),
+                    began: self.time,
+                };
+                let before = self.in_flight.insert(*id, send);
                 assert!(before.is_none(), "an export id used twice");
             }
             Action::Probe { route, .. } => {
@@ -474,8 +511,15 @@ impl Checks {
         assert!(!blind, "held without a word from anyone");
     }
 
-    /// In sparse traffic what was accepted and could be sent is gone before the freeze.
+    /// In sparse traffic what was accepted and could be sent is gone before the freeze. Keys that do not come are waited
+    /// for once.
     fn hold_held(&mut self, since_told: Option<Duration>, held_units: u64) {
+        let keyless_units = if self.keys_were_waited_for {
+            self.keyless_units
+        } else {
+            0
+        };
+        let held_units = held_units.saturating_sub(keyless_units);
         let Some(held) = since_told.filter(|_| held_units > 0) else {
             return;
         };
@@ -489,6 +533,7 @@ impl Checks {
             "{held_units} units were left to freeze after {held:?}"
         );
         self.budget_was_spent |= spent;
+        self.keys_were_waited_for |= spent && self.keyless_units > 0;
     }
 
     /// Whether this deadline can be kept: the function's timeout was there to be read, twice if its clock or its deadlines are odd.
@@ -544,6 +589,10 @@ fn status(fact: Fact) -> Option<u16> {
         Fact::Answered(answer) => Some(answer.status),
         _ => None,
     }
+}
+
+fn by_langfuse(fact: Fact) -> bool {
+    matches!(fact, Fact::Answered(answer) if answer.whose == Whose::Langfuse)
 }
 
 fn units(load: &Load) -> u64 {

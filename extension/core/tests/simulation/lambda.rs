@@ -10,7 +10,7 @@ use crate::langfuse::Langfuse;
 use crate::nature::Telemetry;
 use crate::world::{PLATFORM_EPOCH, What, World};
 
-/// Invocations within which a healthy Langfuse must have got everything.
+/// Invocations within which a healthy Langfuse must have got everything, and one more for each unit: it may have to go alone.
 const CALM_INVOCATIONS: u64 = 300;
 
 /// Time within which, too: requests that hang from before the calm end by then.
@@ -37,6 +37,8 @@ pub(crate) struct Lambda {
     shutting_down: bool,
     calm_since: Option<u64>,
     calm_began: Duration,
+    /// Units that were left when the world became kind.
+    calm_units: u64,
     /// A healthy Langfuse has got everything.
     all_arrived: bool,
     over: bool,
@@ -55,6 +57,7 @@ impl Lambda {
             shutting_down: false,
             calm_since: None,
             calm_began: Duration::ZERO,
+            calm_units: 0,
             all_arrived: false,
             over: false,
         }
@@ -375,6 +378,7 @@ impl Lambda {
         self.world.note(|_| "the world is kind from here on".into());
         self.calm_since = Some(self.invocation);
         self.calm_began = self.world.time;
+        self.calm_units = self.units_left();
         self.world.langfuse = Langfuse::healthy();
         self.world.nature.kills = false;
         self.world.wall_offset = PLATFORM_EPOCH;
@@ -386,14 +390,18 @@ impl Lambda {
         let Some(since) = self.calm_since else {
             return false;
         };
-        let held = self.world.core.held_units() + self.world.core.ledger().on_disk;
+        let held = self.units_left();
         let waited = self.invocation - since;
         let lasts = self.world.time - self.calm_began;
         assert!(
-            waited < CALM_INVOCATIONS || lasts < CALM_TIME,
+            waited < CALM_INVOCATIONS + self.calm_units || lasts < CALM_TIME,
             "{held} units were never delivered to a healthy Langfuse"
         );
         waited > 4 && held == 0 && !self.world.clients_are_busy()
+    }
+
+    fn units_left(&self) -> u64 {
+        self.world.core.held_units() + self.world.core.ledger().on_disk
     }
 
     fn nothing_is_left(&self) {
