@@ -13,7 +13,7 @@ use super::fact::{Answer, Fact, Whose};
 pub enum Asked {
     /// A request with data. `keys_are_good`: a probe with the same keys has just come back well.
     Data {
-        /// So that a 403 is not theirs.
+        /// So that a refusal by somebody before Langfuse is not theirs.
         keys_are_good: bool,
     },
     /// An empty request, which Langfuse authenticates and answers before it touches its storage.
@@ -117,10 +117,12 @@ impl Meaning {
         let bad = Host::Bad { retry_after };
         match status {
             200..=299 => Self::new(Items::Delivered { refused_units }, Host::Well).with(Keys::Good),
-            401 => Self::new(Items::Unsent, Host::Answers).with(Keys::Refused),
-            403 if suspended => Self::new(Items::Unsent, Host::Answers).with(Keys::Refused),
-            403 if keys_are_good => Self::new(Items::Refused { surely: false }, Host::Answers),
-            403 => Self::new(Items::Unsent, Host::Answers).with(Keys::Doubtful),
+            401 if whose == Whose::Langfuse => REFUSED_KEYS,
+            403 if suspended => REFUSED_KEYS,
+            401 | 403 if keys_are_good => {
+                Self::new(Items::Refused { surely: false }, Host::Answers)
+            }
+            401 | 403 => Self::new(Items::Unsent, Host::Answers).with(Keys::Doubtful),
             413 => Self::new(Items::TooLarge, Host::Answers),
             429 => Self::new(Items::Unsent, Host::Throttles { retry_after }),
             400 | 406 | 411 | 414..=417 | 422 | 431 => {
@@ -176,6 +178,12 @@ impl Meaning {
         Self { keys, ..self }
     }
 }
+
+const REFUSED_KEYS: Meaning = Meaning {
+    items: Items::Unsent,
+    host: Host::Answers,
+    keys: Keys::Refused,
+};
 
 const BAD: Host = Host::Bad { retry_after: None };
 

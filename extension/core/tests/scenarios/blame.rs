@@ -12,8 +12,8 @@ use langfuse_extension_core::route::Door;
 use langfuse_extension_core::{Event, Settings};
 
 use crate::driver::{
-    Body, DOWN, FORBIDDEN, REFUSED, Sandbox, TOO_LARGE, UNAUTHORIZED, WELL, body, route, scores,
-    sized, traces,
+    Body, DOWN, FORBIDDEN, REFUSED, Sandbox, TOO_LARGE, UNAUTHORIZED, UNAUTHORIZED_BY_AN_EDGE,
+    WELL, body, route, scores, sized, traces,
 };
 
 /// Telemetry speaks and the invocation has a quarter of an hour, so that time alone decides what is sent.
@@ -33,6 +33,9 @@ fn work_ends(sandbox: &mut Sandbox) {
     sandbox.runtime_done("r1");
     sandbox.pass_ms(300);
 }
+
+/// How somebody before Langfuse refuses what it does not like.
+const BY_AN_EDGE: [Fact; 2] = [FORBIDDEN, UNAUTHORIZED_BY_AN_EDGE];
 
 fn name(n: usize) -> &'static str {
     n.to_string().leak()
@@ -91,13 +94,15 @@ fn all_but_the_bad(items: usize) -> BTreeSet<&'static str> {
 
 #[test]
 fn one_span_that_a_firewall_refuses_is_found_and_blocks_nobody() {
-    let mut sandbox = with_one_bad(51, "bad");
-    let taken = deliver(&mut sandbox, FORBIDDEN, 2_000);
-    assert_eq!(taken, all_but_the_bad(51));
-    assert_eq!(sandbox.dropped(DropReason::Refused), 1);
-    assert_eq!(sandbox.core.held_units(), 0);
-    let books = sandbox.core.ledger();
-    assert!(books.requests <= 30, "found by halving: {books:?}");
+    for refusal in BY_AN_EDGE {
+        let mut sandbox = with_one_bad(51, "bad");
+        let taken = deliver(&mut sandbox, refusal, 2_000);
+        assert_eq!(taken, all_but_the_bad(51));
+        assert_eq!(sandbox.dropped(DropReason::Refused), 1);
+        assert_eq!(sandbox.core.held_units(), 0);
+        let books = sandbox.core.ledger();
+        assert!(books.requests <= 30, "found by halving: {books:?}");
+    }
 }
 
 /// A client's request of 64 spans, one of them bad.
@@ -114,7 +119,7 @@ fn with_a_bad_span() -> Sandbox {
 
 #[test]
 fn one_bad_span_of_a_clients_request_is_cut_out_of_it() {
-    for end in [REFUSED, FORBIDDEN] {
+    for end in [REFUSED, FORBIDDEN, UNAUTHORIZED_BY_AN_EDGE] {
         let mut sandbox = with_a_bad_span();
         deliver(&mut sandbox, end, 1_000);
         assert_eq!(sandbox.dropped(DropReason::Refused), 1);
@@ -123,16 +128,25 @@ fn one_bad_span_of_a_clients_request_is_cut_out_of_it() {
 }
 
 #[test]
-fn a_403_that_a_probe_confirms_is_the_keys_fault_and_drops_nothing() {
+fn a_refusal_that_a_probe_confirms_is_the_keys_fault_and_drops_nothing() {
+    for refusal in BY_AN_EDGE {
+        let mut sandbox = with_one_bad(10, "bad");
+        sandbox.answer(refusal);
+        sandbox.pass_ms(250);
+        sandbox.answer_probe(refusal);
+        let wait = u64::try_from(CREDENTIAL_WAIT.as_millis()).expect("a time");
+        sandbox.pass_ms(wait - 1);
+        assert_eq!(sandbox.count("Probe"), 1);
+        assert_eq!(sandbox.core.held_units(), 10);
+        assert_eq!(sandbox.core.ledger().dropped.total(), 0);
+    }
+}
+
+#[test]
+fn keys_that_langfuse_itself_refuses_are_at_fault_however_good_their_probes_are() {
     let mut sandbox = with_one_bad(10, "bad");
-    sandbox.answer(FORBIDDEN);
-    sandbox.pass_ms(250);
-    sandbox.answer_probe(FORBIDDEN);
-    let wait = u64::try_from(CREDENTIAL_WAIT.as_millis()).expect("a time");
-    sandbox.pass_ms(wait - 1);
-    assert_eq!(sandbox.count("Probe"), 1);
+    deliver_if(&mut sandbox, UNAUTHORIZED, 4_000, |_| true);
     assert_eq!(sandbox.core.held_units(), 10);
-    assert_eq!(sandbox.core.ledger().dropped.total(), 0);
 }
 
 #[test]

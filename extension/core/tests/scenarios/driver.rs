@@ -27,6 +27,9 @@ pub(crate) const TOO_LARGE: Fact = Fact::status(413);
 /// What a firewall says, or a proxy: nothing in it is Langfuse's.
 pub(crate) const FORBIDDEN: Fact = Fact::status(403);
 
+/// What others say in its place.
+pub(crate) const UNAUTHORIZED_BY_AN_EDGE: Fact = Fact::status(401);
+
 /// An answer that says when to come back.
 pub(crate) fn later(status: u16, retry_after: Option<Duration>) -> Fact {
     Fact::Answered(Answer {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use langfuse_extension_core::delivery::fact::{Answer, Fact};
+use langfuse_extension_core::delivery::fact::{Answer, Fact, Whose};
 use langfuse_extension_core::route::Credential;
 
 use crate::load::Load;
@@ -117,13 +117,18 @@ impl Langfuse {
             Credential::Client(_) => self.client_keys_valid,
         };
         if !keys_valid {
-            return refuses(Fact::status(401));
+            return refuses(UNAUTHORIZED);
         }
         if loads.iter().map(|load| load.bytes).sum::<usize>() > self.size_limit_bytes {
             return refuses(Fact::status(413));
         }
         if loads.iter().any(|load| load.is_refused()) {
-            return refuses(Fact::status(if self.behind_a_firewall { 403 } else { 400 }));
+            let by_a_firewall = Fact::status(rng.pick(&[401, 403]));
+            return refuses(if self.behind_a_firewall {
+                by_a_firewall
+            } else {
+                Fact::status(400)
+            });
         }
         if !self.poison_works && loads.iter().any(|load| load.is_poison()) {
             return refuses(FAILED);
@@ -152,6 +157,11 @@ impl Langfuse {
         }
     }
 }
+
+const UNAUTHORIZED: Fact = Fact::Answered(Answer {
+    whose: Whose::Langfuse,
+    ..Answer::status(401)
+});
 
 const FAILED: Fact = Fact::status(500);
 

@@ -59,7 +59,7 @@ fn what_langfuse_takes_is_delivered_but_for_what_it_names() {
 }
 
 #[test]
-fn a_401_is_the_keys_fault_whatever_a_probe_showed() {
+fn langfuses_own_401_is_the_keys_fault_whatever_a_probe_showed() {
     for asked in [UNPROVEN, PROVEN] {
         assert_eq!(
             means(asked, by_langfuse(401)),
@@ -69,8 +69,8 @@ fn a_401_is_the_keys_fault_whatever_a_probe_showed() {
 }
 
 #[test]
-fn a_403_is_the_requests_fault_once_a_probe_with_its_keys_was_good() {
-    for fact in [Fact::status(403), by_langfuse(403)] {
+fn any_other_refusal_is_the_requests_fault_once_a_probe_with_its_keys_was_good() {
+    for fact in [Fact::status(401), Fact::status(403), by_langfuse(403)] {
         let doubtful = (Items::Unsent, Host::Answers, Keys::Doubtful);
         assert_eq!(means(UNPROVEN, fact), doubtful);
         let refused = (NOT_SURELY, Host::Answers, Keys::Unchanged);
