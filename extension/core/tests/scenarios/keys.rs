@@ -1,7 +1,7 @@
 //! Keys that Langfuse refuses, and keys that are not there yet.
 
 use langfuse_extension_core::delivery::{CREDENTIAL_WAIT, MAX_REFUSED_CREDENTIALS};
-use langfuse_extension_core::route::Door;
+use langfuse_extension_core::route::{Credential, Door};
 use langfuse_extension_core::{Event, Settings};
 
 use crate::driver::{Sandbox, UNAUTHORIZED, WELL, body, configured, route};
@@ -95,6 +95,10 @@ fn a_clients_own_refused_keys_are_not_ours_to_read_again() {
     assert_eq!(sandbox.count("RereadKeys"), 0);
 }
 
+fn client(n: usize) -> Credential {
+    Credential::Client(n.to_string())
+}
+
 #[test]
 fn the_oldest_of_too_many_refused_keys_is_asked_again() {
     let mut sandbox = Sandbox::new(Settings::default());
@@ -104,10 +108,17 @@ fn the_oldest_of_too_many_refused_keys_is_asked_again() {
         sandbox.post_to(&route(Door::TracesJson, &n.to_string()), body("a"));
     }
     sandbox.pass_ms(10_000);
-    while !sandbox.exports.is_empty() && sandbox.count("Export") <= MAX_REFUSED_CREDENTIALS {
+    let all: Vec<_> = (0..=MAX_REFUSED_CREDENTIALS).map(client).collect();
+    let mut refused = Vec::new();
+    for _ in &all {
+        let (_, batch) = sandbox.exports.front().expect("a request under way");
+        refused.push(batch.route.credential.clone());
         sandbox.answer(UNAUTHORIZED);
     }
+    assert_eq!(refused, all);
     assert_eq!(sandbox.count("Probe"), 0);
-    sandbox.answer(UNAUTHORIZED);
-    assert!(sandbox.exports.len() + sandbox.count("Export") > MAX_REFUSED_CREDENTIALS + 1);
+    // It is not known any more, and no other one is asked.
+    let sending = sandbox.exports.iter();
+    let sending: Vec<_> = sending.map(|(_, batch)| &batch.route.credential).collect();
+    assert_eq!(sending, [&client(0)]);
 }

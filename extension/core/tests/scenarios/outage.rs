@@ -8,10 +8,10 @@ use langfuse_extension_core::delivery::{
 };
 use langfuse_extension_core::ledger::DropReason;
 use langfuse_extension_core::pipeline::{MAX_AMBIGUOUS_SENDS, PROBE_TIMEOUT};
-use langfuse_extension_core::route::Destination;
+use langfuse_extension_core::route::{Destination, Door};
 use langfuse_extension_core::{Event, Settings};
 
-use crate::driver::{DOWN, Langfuse, Sandbox, WELL, body, later, scores, traces};
+use crate::driver::{DOWN, Langfuse, Sandbox, WELL, body, later, route, scores, traces};
 
 /// After one whole trace was posted and its send failed so, within the hold.
 fn after(fact: Fact) -> Sandbox {
@@ -324,4 +324,31 @@ fn sandboxes_restored_from_one_snapshot_do_not_retry_in_step() {
         sandbox.now().mono
     };
     assert_ne!(probes_at(0x1234_5678_9abc), probes_at(0xfeed_5678_0f0f));
+}
+
+#[test]
+fn what_is_passed_through_need_not_wait_for_the_end_of_a_trial() {
+    let mut sandbox = after(DOWN);
+    sandbox.pass_ms(250);
+    assert!(sandbox.core.langfuse_is_bad(sandbox.now()));
+    sandbox.answer_probe(WELL);
+    assert_eq!(sandbox.sending(), ["a"]);
+    assert!(!sandbox.core.langfuse_is_bad(sandbox.now()));
+}
+
+/// Langfuse gives a score that came alone an identifier of its own, each time.
+#[test]
+fn a_single_score_that_may_have_arrived_is_like_a_span_and_one_in_a_batch_is_not() {
+    for (door, lost) in [(Door::Scores, 1), (Door::Ingestion, 0)] {
+        let mut sandbox = Sandbox::new(Settings {
+            resend_ambiguous: false,
+            ..Settings::default()
+        });
+        sandbox.invoke("r1");
+        sandbox.post_to(&route(door, "a"), body("score"));
+        sandbox.runtime_done("r1");
+        sandbox.answer(Fact::NoAnswer);
+        assert_eq!(sandbox.dropped(DropReason::Ambiguous), lost, "{door:?}");
+        assert_eq!(sandbox.core.held_units(), 1 - lost, "{door:?}");
+    }
 }
