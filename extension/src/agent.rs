@@ -4,6 +4,7 @@
 //! caught here, and from then on the extension is harmless: it acknowledges, ships nothing, and keeps asking for the
 //! next event, because an extension that exits fails the customer's invocation.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,14 +14,14 @@ use langfuse_extension_core::ledger::HeldBack;
 use langfuse_extension_core::route::{Destination, Route};
 use langfuse_extension_core::time::Now;
 use langfuse_extension_core::{Action, Core, Settings};
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::exporter::langfuse::Exporter;
 use crate::inputs::{Event, Input, PlatformEvent};
 use crate::payload::{Passed, Payload};
 use crate::report::Report;
-use crate::spool::disk::Disk;
+use crate::spool::disk::{Disk, Stored};
 
 /// What the loop does its work with.
 #[derive(Debug)]
@@ -37,6 +38,10 @@ pub struct Agent {
     report: Report,
     /// Items that the spool had no room for, to be told to the core.
     not_stored: Vec<ItemId>,
+    /// The item of this step that is being written to disk beside the loop.
+    writing: Option<ItemId>,
+    /// Clients that wait for such an item.
+    acks: BTreeMap<ItemId, oneshot::Sender<()>>,
     broken: bool,
     /// SHUTDOWN has come.
     ending: bool,
@@ -65,6 +70,8 @@ impl Agent {
             reread_keys,
             report: Report::default(),
             not_stored: Vec::new(),
+            writing: None,
+            acks: BTreeMap::new(),
             broken: false,
             ending: false,
         }
@@ -104,13 +111,12 @@ impl Agent {
         }
     }
 
-    /// Looks through a piece of what earlier processes left, and lets all other tasks have their turn.
+    /// Lets all other tasks have their turn, and looks through a piece of what earlier processes left.
     async fn look(&mut self) -> bool {
+        tokio::task::yield_now().await;
         let seen = self.disk.as_mut().and_then(Disk::look);
         self.looking = seen.is_some();
-        let ended = seen.is_some_and(|event| self.step(event));
-        tokio::task::yield_now().await;
-        ended
+        seen.is_some_and(|event| self.step(event))
     }
 
     fn take(&mut self, input: Input) -> bool {
@@ -123,12 +129,16 @@ impl Agent {
                 ack,
             } => {
                 self.report.accepted(&payload);
+                self.writing = None;
                 let ended = self.step(Event::Accepted {
                     route,
                     payload,
                     facts,
                 });
-                let _ = ack.send(());
+                match self.writing.take() {
+                    Some(id) => drop(self.acks.insert(id, ack)),
+                    None => drop(ack.send(())),
+                }
                 ended
             }
             Input::Passed(passed, ack) => {
@@ -136,6 +146,7 @@ impl Agent {
                 let _ = ack.send(());
                 ended
             }
+            Input::Written { id, whole } => self.written(id, whole),
             Input::Platform(event) => self.take_platform_event(event),
             Input::Status(reply) => {
                 let _ = reply.send(self.report.status(&self.core, self.clock.now()));
@@ -266,6 +277,7 @@ impl Agent {
             }
             Action::Exit => {
                 self.report.log(&self.core, self.clock.now());
+                self.note(Disk::close);
                 return true;
             }
         }
@@ -273,10 +285,25 @@ impl Agent {
     }
 
     fn store(&mut self, route: &Arc<Route>, item: &Item<Payload>, replaces: Option<ItemId>) {
-        let disk = self.disk.as_mut();
-        if !disk.is_some_and(|disk| disk.store(route, item, replaces)) {
-            self.not_stored.push(item.id);
+        let Some(disk) = &mut self.disk else {
+            return self.not_stored.push(item.id);
+        };
+        match disk.store(route, item, replaces) {
+            Stored::There => {}
+            Stored::Writing => self.writing = Some(item.id),
+            Stored::NotThere => self.not_stored.push(item.id),
         }
+        self.not_stored.extend(disk.take_removed());
+    }
+
+    /// A large item is on disk, or will not be. Its client has waited for that.
+    fn written(&mut self, id: ItemId, whole: bool) -> bool {
+        self.note(|disk| disk.written(id, whole));
+        let ended = !whole && self.step(Event::NotStored { id });
+        if let Some(ack) = self.acks.remove(&id) {
+            let _ = ack.send(());
+        }
+        ended
     }
 
     fn note(&mut self, note: impl FnOnce(&mut Disk)) {

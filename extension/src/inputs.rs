@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use langfuse_extension_core::buffer::ItemId;
 use langfuse_extension_core::route::Route;
 use langfuse_extension_core::traces::SpanFact;
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +31,13 @@ pub enum Input {
     },
     /// The stage has said what of these leaves. `ack` is answered once that holds.
     Passed(Vec<Passed>, oneshot::Sender<()>),
+    /// A large item was written to disk beside the loop.
+    Written {
+        /// Which one.
+        id: ItemId,
+        /// Whether all of it is there.
+        whole: bool,
+    },
     /// Lambda's next event.
     Platform(PlatformEvent),
     /// Somebody asks how things stand.

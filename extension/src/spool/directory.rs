@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -10,6 +10,8 @@ use rustix::fs::OFlags;
 use super::{ENTRIES_LIMIT, SpoolError};
 
 const LOCK_NAME: &str = "lock";
+const PROCESS_MAGIC: &[u8; 4] = b"LFXL";
+const PROCESS_BYTES: usize = 16;
 const SCRATCH_NAME: &str = "compacting";
 const SEGMENT_EXTENSION: &str = "segment";
 
@@ -18,6 +20,48 @@ const SEGMENT_EXTENSION: &str = "segment";
 pub(super) struct Directory {
     path: PathBuf,
     lock: File,
+    pub(super) process: Process,
+}
+
+/// Which process this is of those that had the directory. It is kept in the lock: `"LFXL"  starts u32  crashes u32
+/// running u32`. A process that ends in order says so; one that is still running at the next start has crashed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Process {
+    /// Processes that had it so far, this one included.
+    pub(super) starts: u32,
+    /// How many of those before did not end in order.
+    pub(super) crashes: u32,
+}
+
+impl Process {
+    fn encode(self, running: bool) -> [u8; PROCESS_BYTES] {
+        let mut bytes = [0; PROCESS_BYTES];
+        bytes[..4].copy_from_slice(PROCESS_MAGIC);
+        bytes[4..8].copy_from_slice(&self.starts.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.crashes.to_le_bytes());
+        bytes[12] = u8::from(running);
+        bytes
+    }
+
+    /// The one that comes after what the lock says.
+    fn next(lock: &File) -> Self {
+        let mut bytes = [0; PROCESS_BYTES];
+        let read = lock.read_exact_at(&mut bytes, 0);
+        let [m0, m1, m2, m3, s0, s1, s2, s3, c0, c1, c2, c3, running, ..] = bytes;
+        let known = read.is_ok() && [m0, m1, m2, m3] == *PROCESS_MAGIC;
+        let before = if known {
+            Self {
+                starts: u32::from_le_bytes([s0, s1, s2, s3]),
+                crashes: u32::from_le_bytes([c0, c1, c2, c3]),
+            }
+        } else {
+            Self::default()
+        };
+        Self {
+            starts: before.starts.wrapping_add(1),
+            crashes: before.crashes.wrapping_add(u32::from(running)),
+        }
+    }
 }
 
 /// What lies in the directory.
@@ -67,6 +111,7 @@ impl Directory {
             return Err(SpoolError::NotOurs);
         }
         let lock = OpenOptions::new()
+            .read(true)
             .write(true)
             .create(true)
             .truncate(false)
@@ -75,10 +120,16 @@ impl Directory {
             .open(path.join(LOCK_NAME))
             .map_err(|error| SpoolError::io("open its lock", error))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                path: path.to_owned(),
-                lock,
-            }),
+            Ok(()) => {
+                let process = Process::next(&lock);
+                // Where even that cannot be written, crashes are not counted.
+                let _ = lock.write_all_at(&process.encode(true), 0);
+                Ok(Self {
+                    path: path.to_owned(),
+                    lock,
+                    process,
+                })
+            }
             Err(std::fs::TryLockError::WouldBlock) => Err(SpoolError::InUse),
             Err(std::fs::TryLockError::Error(error)) => Err(SpoolError::io("take its lock", error)),
         }
@@ -111,6 +162,11 @@ impl Directory {
 
     pub(super) fn scratch(&self) -> PathBuf {
         self.path.join(SCRATCH_NAME)
+    }
+
+    /// The process ends in order.
+    pub(super) fn close(&self) -> io::Result<()> {
+        self.lock.write_all_at(&self.process.encode(false), 0)
     }
 
     /// Whether it is still there. Functions do empty `/tmp` between invocations.

@@ -7,14 +7,25 @@ use langfuse_extension_core::buffer::{Item, ItemId};
 use langfuse_extension_core::recovery::MAX_SPOOL_AGE;
 use langfuse_extension_core::route::Route;
 
-use crate::aside::aside;
-use crate::inputs::{Event, Inputs};
+use crate::aside::{aside, for_a_client};
+use crate::inputs::{Event, Input, Inputs};
 use crate::payload::{Encoding, Kind, Limits, Payload};
 use crate::settings::Config;
-use crate::spool::{Record, Spool, SpoolError};
+use crate::spool::{Reading, Record, Spool, SpoolError, Write};
 
 /// What is validated again in one turn of the loop.
 const STEP_BYTES: usize = 64 * 1024;
+
+/// Where an item is that was to be put on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// There.
+    There,
+    /// On its way; an [`Input::Written`] follows.
+    Writing,
+    /// Not there: there is no room, or the file system refuses.
+    NotThere,
+}
 
 /// The spool, and the way back to the loop for what is read from it.
 #[derive(Debug)]
@@ -46,16 +57,17 @@ impl Disk {
         })
     }
 
-    /// Puts an item on disk. Returns whether it is there.
+    /// Puts an item on disk. A large one is written on a thread beside, which tells the loop.
     pub fn store(
         &mut self,
         route: &Arc<Route>,
         item: &Item<Payload>,
-        _replaces: Option<ItemId>,
-    ) -> bool {
+        replaces: Option<ItemId>,
+    ) -> Stored {
         let payload = &item.payload;
-        let stored = self.spool.store(
+        let begun = self.spool.begin(
             item.id.0,
+            replaces.map(|whole| whole.0),
             &Record {
                 accepted_wall_ms: u64::try_from(item.accepted_at.wall.as_millis())
                     .unwrap_or(u64::MAX),
@@ -68,10 +80,45 @@ impl Disk {
                 body: payload.body().clone(),
             },
         );
-        if let Err(error) = &stored {
-            self.failed(error);
+        match begun {
+            Ok(None) => Stored::There,
+            Ok(Some(write)) => {
+                self.write_beside(item.id, write);
+                Stored::Writing
+            }
+            Err(error) => {
+                self.failed(&error);
+                Stored::NotThere
+            }
         }
-        stored.is_ok()
+    }
+
+    fn write_beside(&self, id: ItemId, write: Write) {
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            let written = for_a_client(move || write.run()).await;
+            inputs.send(Input::Written {
+                id,
+                whole: written.is_some_and(|it| it.is_ok()),
+            });
+        });
+    }
+
+    /// A large item was written beside the loop, or not.
+    pub fn written(&mut self, id: ItemId, whole: bool) {
+        let noted = self.spool.written(id.0, whole);
+        self.note(noted);
+    }
+
+    /// The items that are not on disk any more, because somebody removed their files.
+    pub fn take_removed(&mut self) -> Vec<ItemId> {
+        self.spool.take_removed().into_iter().map(ItemId).collect()
+    }
+
+    /// The process ends in order.
+    pub fn close(&mut self) {
+        let closed = self.spool.close();
+        self.note(closed);
     }
 
     /// Notes that a send of these is about to begin.
@@ -109,12 +156,12 @@ impl Disk {
 
     /// Reads a record back and tells the loop. A large one is validated again on a thread beside.
     pub fn recover(&mut self, id: ItemId) {
-        let record = self.spool.read(id.0);
+        let reading = self.spool.reading(id.0);
         let inputs = self.inputs.clone();
         tokio::spawn(async move {
-            let recovered = match record {
-                Some(record) if record.inflated_bytes <= STEP_BYTES as u64 => restore(id, record),
-                Some(record) => aside(move || restore(id, record)).await.flatten(),
+            let recovered = match reading {
+                Some(reading) if reading.body_bytes() <= STEP_BYTES => restore(id, &reading),
+                Some(reading) => aside(move || restore(id, &reading)).await.flatten(),
                 None => None,
             };
             inputs.event(recovered.unwrap_or(Event::NotRecovered { id }));
@@ -135,7 +182,8 @@ impl Disk {
     }
 }
 
-fn restore(id: ItemId, record: Record) -> Option<Event> {
+fn restore(id: ItemId, reading: &Reading) -> Option<Event> {
+    let record = reading.run()?;
     let kind = Kind::try_from(record.kind).ok()?;
     let encoding = Encoding::try_from(record.encoding).ok()?;
     let payload = Payload::restore(kind, encoding, record.body, &Limits::default()).ok()?;

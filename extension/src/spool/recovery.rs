@@ -1,16 +1,21 @@
-//! Taking over what an earlier process left. Records stay where they are and only get a new name, so that there is no
-//! moment at which one is on disk twice or not at all.
+//! Looking through what earlier processes left, a piece at a time. Records stay where they are and only get a name, so
+//! that there is no moment at which one is on disk twice or not at all.
 
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use langfuse_extension_core::buffer::ItemId;
+use langfuse_extension_core::ledger::DropReason;
 use langfuse_extension_core::recovery::{Head, Lost};
 
-use super::format::{self, FileKind, Scan, Tail};
-use super::segment::{Opened, Segment, on_disk};
+use super::format::{self, Entry, FileKind, Found, LANGFUSE, Tail};
+use super::segment::{Cursor, Opened, Reading, Segment, on_disk};
 use super::{Key, RECORDS_LIMIT, Record, SEGMENTS_LIMIT, Spool, SpoolError};
+
+/// Heads that are read in one turn of the loop.
+pub const LOOK_RECORDS: usize = 64;
 
 /// A piece of what earlier processes left.
 #[derive(Debug, Default)]
@@ -72,38 +77,38 @@ impl fmt::Display for Skipped {
     }
 }
 
+/// What has not been looked through yet.
+#[derive(Debug, Default)]
+pub(super) struct Looking {
+    /// Oldest first.
+    files: VecDeque<File>,
+    /// The one that is being looked through, and whether it goes because the limits are passed.
+    current: Option<(u32, Cursor, bool)>,
+    /// The numbers of all records that wait. As long as one of them is there, its parts are no records.
+    wholes: HashSet<u64>,
+    /// They are judged at the end.
+    parts: Vec<(Key, u64)>,
+}
+
+#[derive(Debug)]
+struct File {
+    index: u32,
+    path: PathBuf,
+    bytes: u64,
+    /// Beyond the limits: its records are only counted.
+    over: bool,
+}
+
+impl Looking {
+    /// Bytes of disk that they occupy.
+    pub(super) fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| on_disk(file.bytes)).sum()
+    }
+}
+
 impl Spool {
-    /// Looks through the next piece of what earlier processes left, by its heads alone. `None`: there is no more.
-    pub fn look(&mut self) -> Option<Seen> {
-        let mut seen = Seen::default();
-        for key in self.recovered.drain(..) {
-            let segment = self.segments.get(&key.segment);
-            let Some(head) = segment.and_then(|segment| segment.head(key.ordinal)) else {
-                continue;
-            };
-            let id = seen.records.len() as u64;
-            self.items.insert(id, key);
-            seen.records.push(Head {
-                id: ItemId(id),
-                ..head
-            });
-        }
-        (!seen.records.is_empty()).then_some(seen)
-    }
-
-    /// Reads a record. `None`: it is damaged, or not there.
-    pub fn read(&mut self, item: u64) -> Option<Record> {
-        let key = self.items.get(&item)?;
-        let record = self.segments.get(&key.segment)?.read(key.ordinal);
-        self.skipped.damaged_records += u64::from(record.is_none());
-        record
-    }
-
-    pub(super) fn take_over(
-        &mut self,
-        now_wall: Duration,
-        max_age: Duration,
-    ) -> Result<(), SpoolError> {
+    /// Sees which files there are, and reads none of them.
+    pub(super) fn list(&mut self, now_wall: Duration, max_age: Duration) -> Result<(), SpoolError> {
         let Some(directory) = &self.directory else {
             return Ok(());
         };
@@ -112,84 +117,203 @@ impl Spool {
         let newest = listing.segments.last();
         // Where the numbers end, starting a segment fails and the spool counts as full.
         self.next_index = newest.map_or(0, |(index, _)| index.saturating_add(1));
-        let oldest_wall = now_wall.saturating_sub(max_age);
+        self.oldest_wall = now_wall.saturating_sub(max_age);
+        let (mut files, mut bytes) = (0, self.stored_bytes());
         // Newest first, so that the limits hit the oldest.
         for (index, path) in listing.segments.into_iter().rev() {
-            self.take_over_file(index, &path, oldest_wall);
+            let length = std::fs::symlink_metadata(&path).map_or(0, |it| it.len());
+            files += 1;
+            bytes += on_disk(length);
+            let over = bytes > self.limit_bytes || files > SEGMENTS_LIMIT;
+            self.looking.files.push_front(File {
+                index,
+                path,
+                bytes: length,
+                over,
+            });
         }
-        let segments = self.segments.values();
-        self.recovered = segments
-            .flat_map(|segment| {
-                let segment_index = segment.index;
-                segment.ordinals().map(move |ordinal| Key {
-                    segment: segment_index,
-                    ordinal,
-                })
-            })
-            .collect();
         Ok(())
     }
 
-    fn take_over_file(&mut self, index: u32, path: &Path, oldest_wall: Duration) {
-        let file_bytes = std::fs::symlink_metadata(path).map_or(0, |it| it.len());
-        let over = self.stored_bytes() + on_disk(file_bytes) > self.limit_bytes
-            || self.segments.len() >= SEGMENTS_LIMIT
-            || self.stored_records() >= RECORDS_LIMIT;
-        if over {
-            self.skipped.files_over_limit += 1;
-            let _ = std::fs::remove_file(path);
+    /// Looks through the next piece of what earlier processes left, by its heads alone. `None`: there is no more.
+    pub fn look(&mut self) -> Option<Seen> {
+        let mut seen = Seen::default();
+        let Some((index, mut cursor, over)) = self.looking.current.take() else {
+            if let Some(file) = self.looking.files.pop_front() {
+                self.open_file(file, &mut seen);
+                return Some(seen);
+            }
+            self.judge_parts(&mut seen);
+            self.looking = Looking::default();
+            return (!seen.records.is_empty()).then_some(seen);
+        };
+        for _ in 0..LOOK_RECORDS {
+            let Some(segment) = self.segments.get_mut(&index) else {
+                return Some(seen);
+            };
+            match segment.look(&mut cursor) {
+                Found::Live(entry) => self.found(index, entry, over, &mut seen),
+                Found::Dead(_) => {}
+                Found::End(tail) => {
+                    match tail {
+                        Tail::Whole => {}
+                        Tail::Torn => self.skipped.torn_files += 1,
+                        Tail::Damaged => {
+                            self.skipped.damaged_files += 1;
+                            seen.unreadable += 1;
+                        }
+                    }
+                    self.close_file(index);
+                    return Some(seen);
+                }
+            }
+        }
+        self.looking.current = Some((index, cursor, over));
+        Some(seen)
+    }
+
+    fn found(&mut self, segment: u32, entry: Entry, over: bool, seen: &mut Seen) {
+        let key = Key {
+            segment,
+            slot: entry.slot,
+        };
+        if over || self.stored_records() > RECORDS_LIMIT {
+            seen.lost.push(Lost {
+                reason: DropReason::OverLimit,
+                units: entry.units.into(),
+            });
+            let _ = self.drop_records([key]);
             return;
         }
-        let oldest_wall_ms = u64::try_from(oldest_wall.as_millis()).unwrap_or(u64::MAX);
-        match Segment::open(path.to_owned(), index, oldest_wall_ms) {
-            Ok(Opened::Segment(segment, scan)) => self.take_over_segment(segment, &scan),
+        self.looking.wholes.insert(entry.id);
+        if entry.replaces == 0 {
+            self.name(key, &entry, seen);
+        } else {
+            self.looking.parts.push((key, entry.replaces));
+        }
+    }
+
+    fn judge_parts(&mut self, seen: &mut Seen) {
+        for (key, whole) in std::mem::take(&mut self.looking.parts) {
+            let segment = self.segments.get(&key.segment);
+            let Some(entry) = segment.and_then(|segment| segment.entry(key.slot)).copied() else {
+                continue;
+            };
+            if self.looking.wholes.contains(&whole) {
+                let _ = self.drop_records([key]);
+            } else {
+                self.name(key, &entry, seen);
+            }
+        }
+    }
+
+    fn name(&mut self, key: Key, entry: &Entry, seen: &mut Seen) {
+        let id = self.next_name;
+        self.next_name += 1;
+        self.items.insert(id, key);
+        seen.records.push(Head {
+            id: ItemId(id),
+            accepted_wall: Duration::from_millis(entry.accepted_wall_ms),
+            units: entry.units,
+            bytes: entry.body_bytes as usize,
+            sends: entry.state.sends[LANGFUSE].into(),
+            crashes: self.crashes(entry).into(),
+        });
+    }
+
+    /// Crashes at which it was in memory: a process that took it and is not the one that goes on has crashed with it.
+    fn crashes(&self, entry: &Entry) -> u16 {
+        let now = self.directory.as_ref().map(|it| it.process.crashes);
+        let crashed = now.is_some_and(|now| now != entry.state.touched);
+        entry.state.crashes.saturating_add(crashed.into())
+    }
+
+    fn open_file(&mut self, file: File, seen: &mut Seen) {
+        match Segment::open(file.path.clone(), file.index) {
+            Ok(Opened::Segment(segment, cursor)) => {
+                self.segments.insert(file.index, segment);
+                self.looking.current = Some((file.index, cursor, file.over));
+                self.skipped.files_over_limit += u64::from(file.over);
+            }
             Ok(Opened::Unborn) => {
-                let _ = std::fs::remove_file(path);
+                let _ = std::fs::remove_file(&file.path);
             }
             Ok(Opened::Unknown) | Err(_) => {
-                self.skip_unreadable(path, file_bytes, oldest_wall);
+                seen.unreadable += 1;
+                self.skip_unreadable(&file);
             }
         }
     }
 
-    fn take_over_segment(&mut self, segment: Segment, scan: &Scan) {
-        self.skipped.expired += scan.expired;
-        match scan.tail {
-            Tail::Whole => {}
-            Tail::Torn => self.skipped.torn_files += 1,
-            Tail::Damaged => self.skipped.damaged_files += 1,
-        }
-        if segment.is_empty() {
+    /// All of it has been seen.
+    fn close_file(&mut self, index: u32) {
+        if self.segments.get(&index).is_some_and(Segment::is_empty)
+            && let Some(segment) = self.segments.remove(&index)
+        {
             let _ = segment.remove();
-        } else {
-            self.segments.insert(segment.index, segment);
         }
     }
 
-    fn skip_unreadable(&mut self, path: &Path, file_bytes: u64, oldest_wall: Duration) {
-        let modified = std::fs::symlink_metadata(path)
+    fn skip_unreadable(&mut self, file: &File) {
+        let modified = std::fs::symlink_metadata(&file.path)
             .and_then(|it| it.modified())
             .ok()
             .and_then(|it| it.duration_since(std::time::UNIX_EPOCH).ok());
-        let expired = modified.is_some_and(|modified| modified < oldest_wall);
-        if expired && std::fs::remove_file(path).is_ok() {
+        let expired = modified.is_some_and(|modified| modified < self.oldest_wall);
+        if (expired || file.over) && std::fs::remove_file(&file.path).is_ok() {
             self.skipped.expired += 1;
         } else {
             self.skipped.unreadable_files += 1;
-            self.unreadable_bytes += on_disk(file_bytes);
+            self.unreadable_bytes += on_disk(file.bytes);
         }
+    }
+
+    /// To read a record, wherever. Notes that this process has it in memory. `None`: it is not there.
+    pub fn reading(&mut self, item: u64) -> Option<Reading> {
+        let key = *self.items.get(&item)?;
+        let entry = *self.segments.get(&key.segment)?.entry(key.slot)?;
+        let crashes = self.crashes(&entry);
+        let touched = self.directory.as_ref().map(|it| it.process.crashes);
+        let segment = self.segments.get_mut(&key.segment)?;
+        if let Some(touched) = touched.filter(|now| *now != entry.state.touched) {
+            // If even that fails, a crash is not counted.
+            let _ = segment.change(&[key.slot], |state| {
+                state.crashes = crashes;
+                state.touched = touched;
+            });
+        }
+        segment.reading(key.slot)
+    }
+
+    /// Reads a record. `None`: it is damaged, or not there.
+    pub fn read(&mut self, item: u64) -> Option<Record> {
+        let record = self.reading(item)?.run();
+        self.skipped.damaged_records += u64::from(record.is_none());
+        record
     }
 }
 
 /// The records of a segment file that wait, as far as they are whole. Takes any bytes.
 pub fn read_segment(bytes: &[u8]) -> Vec<Record> {
     let length = bytes.len() as u64;
-    let Ok(FileKind::Segment(generation)) = format::file_kind(bytes, length) else {
+    let Ok(FileKind::Segment(head)) = format::file_kind(bytes, length) else {
         return Vec::new();
     };
-    let Ok(scan) = format::scan(bytes, length, generation, 0) else {
-        return Vec::new();
-    };
-    let read = |entry| format::read(bytes, generation, entry).ok().flatten();
-    scan.live.into_iter().filter_map(read).collect()
+    let table_bytes = head.table_bytes();
+    let table = usize::try_from(table_bytes).map_or(bytes, |end| &bytes[..end]);
+    let (mut offset, mut entries) = (table_bytes, Vec::new());
+    loop {
+        match format::look_at(bytes, length, head.generation, table, offset) {
+            Ok(Found::Live(entry)) => {
+                offset += entry.bytes;
+                entries.push(entry);
+            }
+            Ok(Found::Dead(bytes)) => offset += bytes,
+            Ok(Found::End(_)) | Err(_) => break,
+        }
+    }
+    let numbers: HashSet<_> = entries.iter().map(|entry| entry.id).collect();
+    entries.retain(|entry| !numbers.contains(&entry.replaces));
+    let read = |entry| format::read(bytes, head.generation, entry).ok().flatten();
+    entries.into_iter().filter_map(read).collect()
 }

@@ -79,24 +79,25 @@ fn foreign_files_are_let_alone_and_counted() {
     let put = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
     put("notes.txt", b"a customer's");
     put("1.segment", b"too short a name");
-    put("00000001.segment", b"no segment, but long enough");
+    put("00000001.segment", b"no segment, but as long as its head");
     let mut newer = whole.clone();
-    newer[8] = 2;
+    newer[8] = 3;
     put("00000002.segment", &newer);
     symlink("notes.txt", dir.path().join("00000003.segment")).unwrap();
     put("compacting", b"half a segment");
 
     let mut spool = dir.open();
+    let ours = recover(&mut spool);
     let expected = Skipped {
         foreign_files: 2,
         unreadable_files: 3,
         ..Skipped::default()
     };
     assert_eq!(*spool.skipped(), expected);
-    assert_eq!(bodies(&recover(&mut spool)), [b"ours"]);
-    assert_eq!(spool.stored_bytes(), 5 * DISK_BLOCK_BYTES);
+    assert_eq!(bodies(&ours), [b"ours"]);
+    assert_eq!(spool.stored_bytes(), 8 * DISK_BLOCK_BYTES);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 7);
-    spool.store(1, &record("new")).unwrap();
+    spool.store(1000, &record("new")).unwrap();
     assert!(dir.path().join("00000004.segment").exists());
 }
 
@@ -105,7 +106,8 @@ fn unreadable_files_go_once_they_are_too_old() {
     let dir = Dir::new();
     drop_in(&dir, b"of some other program, or version");
     let later = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap() + MAX_AGE * 2;
-    let spool = Spool::open(&dir.path(), LIMIT_BYTES, later, MAX_AGE).unwrap();
+    let mut spool = Spool::open(&dir.path(), LIMIT_BYTES, later, MAX_AGE).unwrap();
+    assert!(names(&mut spool).is_empty());
     assert_eq!(spool.skipped().to_string(), "too old: 1");
     assert_eq!(dir.segments(), Vec::<PathBuf>::new());
 }
@@ -118,6 +120,7 @@ fn a_function_that_empties_tmp_costs_what_was_there_and_nothing_after() {
     fs::remove_dir_all(dir.path()).unwrap();
     spool.store(2, &record("kept")).unwrap();
     assert_eq!(spool.skipped().removed_records, 1);
+    assert_eq!(spool.take_removed(), [1]);
     spool.mark_sent([1, 2]).unwrap();
     spool.forget([1]).unwrap();
     drop(spool);

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use langfuse_extension::spool::{
-    COMPACTION_LIMIT_BYTES, COMPACTION_RESERVE, DISK_BLOCK_BYTES, ENTRIES_LIMIT,
-    RECORD_LIMIT_BYTES, RECORDS_LIMIT, Record, SEGMENTS_LIMIT, Skipped, Spool, SpoolError,
-    StoreError, read_segment,
+    COMPACTION_LIMIT_BYTES, COMPACTION_RESERVE, DISK_BLOCK_BYTES, ENTRIES_LIMIT, LARGE_BYTES,
+    LOOK_RECORDS, RECORD_LIMIT_BYTES, RECORDS_LIMIT, Record, SEGMENTS_LIMIT, Skipped, Spool,
+    SpoolError, StoreError, read_segment,
 };
+use langfuse_extension_core::recovery::Head;
 use langfuse_extension_core::route::{Credential, Door, Route};
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
@@ -94,10 +95,12 @@ fn recover(spool: &mut Spool) -> Vec<Record> {
 
 /// The names of all records that an earlier process left.
 fn names(spool: &mut Spool) -> Vec<u64> {
+    heads(spool).iter().map(|head| head.id.0).collect()
+}
+
+fn heads(spool: &mut Spool) -> Vec<Head> {
     let seen = std::iter::from_fn(|| spool.look());
-    seen.flat_map(|seen| seen.records)
-        .map(|head| head.id.0)
-        .collect()
+    seen.flat_map(|seen| seen.records).collect()
 }
 
 fn bodies(records: &[Record]) -> Vec<&[u8]> {
