@@ -514,12 +514,6 @@ impl Checks {
     /// In sparse traffic what was accepted and could be sent is gone before the freeze. Keys that do not come are waited
     /// for once.
     fn hold_held(&mut self, since_told: Option<Duration>, held_units: u64) {
-        let keyless_units = if self.keys_were_waited_for {
-            self.keyless_units
-        } else {
-            0
-        };
-        let held_units = held_units.saturating_sub(keyless_units);
         let Some(held) = since_told.filter(|_| held_units > 0) else {
             return;
         };
@@ -527,7 +521,8 @@ impl Checks {
         let deadline_is_near =
             end.saturating_sub(self.time) <= self.settings.deadline_margin + TOLD_WITHIN;
         let spent = held + TOLD_WITHIN >= self.settings.flush_budget;
-        let excused = spent || deadline_is_near || self.budget_was_spent;
+        let keyless = self.keys_were_waited_for && held_units <= self.keyless_units;
+        let excused = spent || deadline_is_near || self.budget_was_spent || keyless;
         assert!(
             excused || !self.holds || !self.refused.is_empty(),
             "{held_units} units were left to freeze after {held:?}"

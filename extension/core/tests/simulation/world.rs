@@ -100,6 +100,8 @@ pub(crate) struct World {
     dead: bool,
     /// When what was never sent yet was accepted, by its first unit, in the guest's time.
     unsent: BTreeMap<u32, Duration>,
+    /// Those of them that came while nobody could know that the sandbox is at work.
+    unseen: Vec<u32>,
     /// Units that earlier processes left on disk and this one has not come across yet.
     pub(crate) untold_units: u64,
     /// Units of the records that were removed from disk in this step.
@@ -141,6 +143,7 @@ impl World {
             exports: 0,
             dead: false,
             unsent: BTreeMap::new(),
+            unseen: Vec::new(),
             untold_units: 0,
             forgotten: Vec::new(),
             rng,
@@ -161,6 +164,7 @@ impl World {
         // What a step told that a kill cut short is gone with its process.
         self.forgotten.clear();
         self.unsent.clear();
+        self.unseen.clear();
         self.probe = None;
         self.wake_at = None;
         self.undisturbed_until = None;
@@ -251,11 +255,21 @@ impl World {
             && matches!(route.credential, Credential::Client(_))
         {
             self.unsent.insert(payload.units.start, self.mono);
+            if self.checks.is_between_invocations() {
+                self.unseen.push(payload.units.start);
+            }
         }
-        if matches!(event, Event::Invoke { .. }) && self.checks.is_over() {
-            // So late that nothing could be sent before.
-            for since in self.unsent.values_mut() {
-                *since = self.mono;
+        if matches!(event, Event::Invoke { .. }) {
+            // It may be so late that nothing could be sent before.
+            for unit in std::mem::take(&mut self.unseen) {
+                self.unsent
+                    .entry(unit)
+                    .and_modify(|since| *since = self.mono);
+            }
+            if self.checks.is_over() {
+                self.unsent
+                    .values_mut()
+                    .for_each(|since| *since = self.mono);
             }
         }
         let asks = self.core.held_units() > 0 || matches!(event, Event::Accepted { .. });
