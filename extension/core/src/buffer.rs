@@ -194,6 +194,11 @@ impl<P: Payload> Buffer<P> {
         self.held_bytes.saturating_add(cost(item)) <= self.limit_bytes
     }
 
+    /// Whether an item would fit if nothing else were held.
+    pub fn could_hold(&self, item: &Item<P>) -> bool {
+        cost(item) <= self.limit_bytes
+    }
+
     /// The lanes that have something waiting, in turn.
     pub fn lanes(&self) -> impl Iterator<Item = &Lane<P>> {
         self.lanes.values()

@@ -98,6 +98,7 @@ impl<P: Payload> Pipeline<P> {
         let item = self.stock.new_item(payload, History::default(), now);
         if self.settings.enabled {
             self.stock.take_in(route, item);
+            self.keep_set_aside();
         } else {
             self.stock.give_up_unstored(item, DropReason::Disabled);
         }
@@ -119,7 +120,7 @@ impl<P: Payload> Pipeline<P> {
     /// The spool does not have this item.
     pub fn not_stored(&mut self, id: ItemId) {
         if self.recovery.holds(id) {
-            return self.not_recovered(id);
+            return self.neither_stored_nor_held(id);
         }
         self.stock.buffer.change(id, |item| item.on_disk = false);
         self.in_flight.change(id, |item| item.on_disk = false);

@@ -3,17 +3,18 @@
 //! ```text
 //!   SpoolOpened ──▶ waiting ──Recover──▶ asked ──Recovered──▶ buffer
 //!                      ▲                    └──NotRecovered──▶ given up
-//!                      └── no room after all
+//!                      └── no room after all, or made room for what came later
 //! ```
 //!
-//! The books know all of it from its heads before a single body is read. One record is asked for at a time, beside the
+//! A full buffer costs nothing that is on disk: what has to make room in memory waits there like what an earlier process
+//! left. The books know all of it from its heads before a single body is read. One record is asked for at a time, beside the
 //! handler or before a freeze, and only while [`Recovery::next`] sees room: the rest of the buffer is for what comes.
 //! Whenever bytes settle there may be room again, so it ends only when nothing is left.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::buffer::{ITEM_OVERHEAD_BYTES, ItemId};
+use crate::buffer::{FIRST_ACCEPTED, ITEM_OVERHEAD_BYTES, Item, ItemId, Payload};
 use crate::ledger::DropReason;
 
 /// Data that has waited for longer is not sent any more: Langfuse's own clients would have given it up days ago.
@@ -37,6 +38,25 @@ pub struct Head {
     pub sends: u32,
     /// Processes that had it in memory and did not end in order.
     pub crashes: u32,
+}
+
+impl Head {
+    /// The record of an item that this process has stored, or read back.
+    pub fn of<P: Payload>(item: &Item<P>) -> Self {
+        Self {
+            id: item.id,
+            accepted_wall: item.accepted_at.wall,
+            units: item.payload.units(),
+            bytes: item.payload.stored_bytes(),
+            sends: item.history.ambiguous_sends,
+            crashes: 0,
+        }
+    }
+
+    /// Whether this process accepted it.
+    pub fn is_ours(&self) -> bool {
+        self.id >= FIRST_ACCEPTED
+    }
 }
 
 /// Units that were on disk and are not any more, by no decision of the core.

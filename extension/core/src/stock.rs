@@ -6,6 +6,7 @@ use crate::buffer::{
     Batch, Buffer, FIRST_ACCEPTED, History, Item, ItemId, NoRoom, Payload, units_of,
 };
 use crate::ledger::{DropReason, Ledger};
+use crate::recovery::Head;
 use crate::route::Route;
 use crate::time::Now;
 use crate::{Action, Settings};
@@ -16,6 +17,8 @@ pub(crate) struct Stock<P> {
     pub(crate) buffer: Buffer<P>,
     pub(crate) ledger: Ledger,
     pub(crate) actions: Vec<Action<P>>,
+    /// What had to make room in memory and is on disk still.
+    pub(crate) set_aside: Vec<Head>,
     spool: bool,
     /// The sandbox is still to be copied. Memory and disk are copied with it, so nothing accepted by now may be sent: not
     /// by the copies, which are many, and not before, because a request that is just being made would be made by each of
@@ -30,6 +33,7 @@ impl<P: Payload> Stock<P> {
             buffer: Buffer::new(settings.buffer_bytes),
             ledger: Ledger::default(),
             actions: Vec::new(),
+            set_aside: Vec::new(),
             spool: settings.spool,
             to_be_copied: settings.snapshot,
             next_item: FIRST_ACCEPTED.0,
@@ -58,8 +62,12 @@ impl<P: Payload> Stock<P> {
     pub(crate) fn take_in(&mut self, route: &Arc<Route>, item: Item<P>) {
         match self.buffer.admit(route, item.clone()) {
             Ok(evicted) => {
-                self.give_up(&evicted, DropReason::BufferFull);
+                self.set_aside(evicted);
                 self.store(route, item, None);
+            }
+            Err(NoRoom) if item.on_disk && self.buffer.could_hold(&item) => {
+                self.store(route, item.clone(), None);
+                self.set_aside(vec![item]);
             }
             Err(NoRoom) => self.give_up_unstored(item, DropReason::BufferFull),
         }
@@ -68,7 +76,7 @@ impl<P: Payload> Stock<P> {
     /// Takes an item in that is on disk already.
     pub(crate) fn take_back(&mut self, route: &Arc<Route>, item: Item<P>) {
         match self.buffer.admit(route, item.clone()) {
-            Ok(evicted) => self.give_up(&evicted, DropReason::BufferFull),
+            Ok(evicted) => self.set_aside(evicted),
             Err(NoRoom) => self.give_up(&[item], DropReason::BufferFull),
         }
     }
@@ -89,7 +97,14 @@ impl<P: Payload> Stock<P> {
         }
         self.note_on_disk(std::slice::from_ref(item), |ids| Action::Forget { ids });
         let evicted = self.buffer.put_back_parts(route, item, parts);
-        self.give_up(&evicted, DropReason::BufferFull);
+        self.set_aside(evicted);
+    }
+
+    /// These had to make room in memory. What is on disk waits there, and only the rest is given up.
+    fn set_aside(&mut self, evicted: Vec<Item<P>>) {
+        let (on_disk, lost): (Vec<_>, Vec<_>) = evicted.into_iter().partition(|it| it.on_disk);
+        self.set_aside.extend(on_disk.iter().map(Head::of));
+        self.give_up(&lost, DropReason::BufferFull);
     }
 
     fn store(&mut self, route: &Arc<Route>, item: Item<P>, replaces: Option<ItemId>) {

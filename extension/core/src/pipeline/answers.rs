@@ -95,6 +95,7 @@ impl<P: Payload> Pipeline<P> {
             self.stock.drop_taken(&[item], otherwise);
         } else {
             self.stock.replace(&route, &item, parts);
+            self.keep_set_aside();
         }
     }
 

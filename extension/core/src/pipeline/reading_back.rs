@@ -1,4 +1,4 @@
-//! What earlier processes left on disk: booked at once, read back as there is room.
+//! What is on disk alone, left by earlier processes or pushed out of memory: booked at once, read back as there is room.
 
 use std::sync::Arc;
 
@@ -79,13 +79,33 @@ impl<P: Payload> Pipeline<P> {
         } else {
             self.recovery.add(head);
         }
-        self.stock.ledger.on_disk = self.recovery.units();
+        self.keep_set_aside();
     }
 
     /// A record could not be read back.
     pub fn not_recovered(&mut self, id: ItemId) {
         if let Some(head) = self.recovery.remove(id) {
             self.give_up_on_disk(&[head], DropReason::Damaged);
+        }
+    }
+
+    /// What had to make room in memory waits on disk.
+    pub(super) fn keep_set_aside(&mut self) {
+        for head in self.stock.set_aside.drain(..) {
+            self.recovery.add(head);
+        }
+        self.stock.ledger.on_disk = self.recovery.units();
+    }
+
+    /// The disk did not take it, and it is in memory no more.
+    pub(super) fn neither_stored_nor_held(&mut self, id: ItemId) {
+        if let Some(head) = self.recovery.remove(id) {
+            let reason = if head.is_ours() {
+                DropReason::BufferFull
+            } else {
+                DropReason::Damaged
+            };
+            self.give_up_on_disk(&[head], reason);
         }
     }
 

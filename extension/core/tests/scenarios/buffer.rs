@@ -1,4 +1,4 @@
-//! Bounded, whatever arrives.
+//! Bounded, whatever arrives, where no disk takes what has to make room.
 
 use langfuse_extension_core::Settings;
 use langfuse_extension_core::buffer::{ITEM_OVERHEAD_BYTES, MAX_ROUTES};
@@ -10,6 +10,7 @@ use crate::driver::{DOWN, Langfuse, Sandbox, TOO_LARGE, WELL, body, route, sized
 fn with_room_for(items: usize, bytes: usize) -> Sandbox {
     let mut sandbox = Sandbox::new(Settings {
         buffer_bytes: items * (bytes + ITEM_OVERHEAD_BYTES),
+        spool: false,
         ..Settings::default()
     });
     sandbox.invoke("r1");
@@ -126,6 +127,7 @@ fn a_failed_request_goes_back_before_what_came_later() {
 fn twenty_thousand_tiny_items_go_through_an_outage() {
     let mut sandbox = Sandbox::new(Settings {
         buffer_bytes: 20_000 * (1 + ITEM_OVERHEAD_BYTES),
+        spool: false,
         ..Settings::default()
     });
     sandbox.invoke("r1");

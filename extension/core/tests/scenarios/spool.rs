@@ -204,6 +204,97 @@ fn what_is_read_back_pushes_nothing_out() {
     assert_eq!(sandbox.core.ledger().on_disk, 1);
 }
 
+fn with_room_for(items: usize) -> Sandbox {
+    let mut sandbox = Sandbox::new(Settings {
+        buffer_bytes: items * (100 + ITEM_OVERHEAD_BYTES),
+        ..Settings::default()
+    });
+    sandbox.invoke("r1");
+    sandbox
+}
+
+#[test]
+fn what_makes_room_in_memory_waits_on_disk_and_loses_nothing() {
+    let mut sandbox = with_room_for(4);
+    for _ in 0..7 {
+        sandbox.post_part("a");
+    }
+    assert_eq!(sandbox.core.ledger().on_disk, 3);
+    assert_eq!(sandbox.core.held_units(), 4);
+    assert_eq!(sandbox.count("Store"), 7);
+    assert_eq!(sandbox.count("Forget"), 0);
+    sandbox.langfuse = Langfuse::Answers(20, WELL);
+    let mut read = Vec::new();
+    for n in 2..8 {
+        sandbox.runtime_done(&format!("r{}", n - 1));
+        sandbox.held_ms().expect("a bounded hold");
+        sandbox.invoke(&format!("r{n}"));
+        for _ in 0..100 {
+            if let Some(id) = sandbox.reading {
+                read.push(id.0 - FIRST_ACCEPTED.0);
+                sandbox.read_back(&traces(), body("a"));
+            }
+            sandbox.pass_ms(10);
+        }
+    }
+    assert_eq!(read, [0, 1, 2], "the oldest made room, and each once");
+    let books = sandbox.core.ledger();
+    assert_eq!((books.delivered, books.on_disk), (7, 0));
+    assert_eq!(books.dropped.total(), 0);
+}
+
+#[test]
+fn what_finds_no_room_beside_what_is_under_way_waits_on_disk_too() {
+    let mut sandbox = with_room_for(1);
+    sandbox.post("a");
+    sandbox.runtime_done("r1");
+    assert_eq!(sandbox.exports.len(), 1);
+    sandbox.post("b");
+    assert_eq!(sandbox.core.ledger().on_disk, 1);
+    assert_eq!(sandbox.count("Store"), 2);
+    sandbox.answer(WELL);
+    sandbox.pass_ms(300);
+    assert_eq!(sandbox.reading, Some(ItemId(FIRST_ACCEPTED.0 + 1)));
+}
+
+#[test]
+fn what_made_room_and_may_have_been_sent_is_counted_when_it_is_sent_again() {
+    let mut sandbox = with_room_for(1);
+    sandbox.post("a");
+    sandbox.runtime_done("r1");
+    sandbox.answer(Fact::NoAnswer);
+    sandbox.post("b");
+    sandbox.pass_ms(250);
+    sandbox.answer_probe(WELL);
+    assert_eq!(sandbox.sending(), ["b"]);
+    sandbox.answer(WELL);
+    sandbox.pass_ms(300);
+    sandbox.read_back(&traces(), body("a"));
+    sandbox.freeze_ms(1_000);
+    sandbox.invoke("r2");
+    assert_eq!(sandbox.sending(), ["a"]);
+    assert_eq!(sandbox.core.ledger().maybe_doubled, 1);
+}
+
+#[test]
+fn what_is_neither_in_memory_nor_on_disk_is_lost() {
+    for is_told_first in [true, false] {
+        let mut sandbox = with_room_for(1);
+        sandbox.post_part("a");
+        let not_stored = Event::NotStored { id: FIRST_ACCEPTED };
+        if is_told_first {
+            sandbox.tell(not_stored);
+            sandbox.post_part("b");
+        } else {
+            sandbox.post_part("b");
+            sandbox.tell(not_stored);
+        }
+        assert_eq!(sandbox.dropped(DropReason::BufferFull), 1);
+        assert_eq!(sandbox.core.ledger().on_disk, 0);
+        assert_eq!(sandbox.core.held_units(), 1);
+    }
+}
+
 #[test]
 fn what_is_damaged_too_old_or_there_at_too_many_crashes_is_given_up_and_counted() {
     let mut sandbox = Sandbox::new(Settings::default());

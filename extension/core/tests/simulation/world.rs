@@ -272,7 +272,8 @@ impl World {
                     .for_each(|since| *since = self.mono);
             }
         }
-        let asks = self.core.held_units() > 0 || matches!(event, Event::Accepted { .. });
+        let brings = matches!(event, Event::Accepted { .. } | Event::Recovered { .. });
+        let asks = self.core.held_units() > 0 || brings;
         self.judge(&event);
         if let Event::SpoolOpened { records, .. } = &event {
             let units = records.iter().map(|head| u64::from(head.units));
