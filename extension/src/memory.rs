@@ -257,7 +257,7 @@ mod tests {
         assert!(with_pages(OWN_PAGES_BYTES));
         assert!(!with_pages(OWN_PAGES_BYTES - 1));
         let mut grown = Growing::new(0, 1 << 20);
-        grown.append(&[1; OWN_PAGES_BYTES]);
+        grown.append(&vec![1; OWN_PAGES_BYTES]);
         assert!(matches!(grown, Growing::Pages { .. }));
     }
 

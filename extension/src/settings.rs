@@ -119,6 +119,10 @@ pub struct KeySources {
 
 /// Everything the process is configured with.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a setting that somebody turns on or off"
+)]
 pub struct Config {
     /// Where Lambda's API is: `host:port`.
     pub runtime_api: Option<String>,

@@ -1,5 +1,11 @@
 //! What else speaks of the settings says what the table says: the documentation, and the Terraform module.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a helper of a test fails like the test itself"
+)]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 

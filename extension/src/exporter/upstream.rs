@@ -230,7 +230,7 @@ fn tls_config(ca_file: Option<&Path>) -> Result<rustls::ClientConfig, rustls::Er
         match roots::trust(&mut roots, path) {
             Ok(Trusted { unreadable: 0, .. }) => {}
             Ok(trusted) => {
-                tracing::warn!(%file, ?trusted, "going on without the unreadable certificates of this file")
+                tracing::warn!(%file, ?trusted, "going on without the unreadable certificates of this file");
             }
             Err(error) => {
                 tracing::error!(%file, %error, "going on with the compiled-in certificates");

@@ -80,6 +80,7 @@ enum Rule {
 }
 
 /// One variable.
+#[derive(Clone, Copy)]
 struct Row {
     name: &'static str,
     runtimes: &'static [Runtime],

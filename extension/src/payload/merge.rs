@@ -28,7 +28,10 @@ pub struct Merged {
 ///
 /// Takes about 3 ms for a megabyte that is to be compressed, and does not give way meanwhile.
 pub fn merge(parts: Vec<Payload>) -> Merged {
-    let parts: Vec<_> = parts.iter().map(|part| part.leaving().clone()).collect();
+    let parts: Vec<_> = parts
+        .into_iter()
+        .map(|part| part.leaving().clone())
+        .collect();
     let kind = parts.first().map_or(Kind::OtlpProtobuf, Payload::kind);
     debug_assert!(
         parts.iter().all(|part| part.kind == kind),

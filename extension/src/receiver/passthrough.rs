@@ -71,7 +71,7 @@ impl Receiver {
         };
         let allowed = match self.may_ask(&parts, &credential) {
             Ok(allowed) => allowed,
-            Err(refusal) => return refusal,
+            Err(refusal) => return *refusal,
         };
         let Allowed {
             target,
@@ -104,30 +104,35 @@ impl Receiver {
         &self,
         parts: &Parts,
         credential: &Credential,
-    ) -> Result<Allowed, Response<AnswerBody>> {
+    ) -> Result<Allowed, Box<Response<AnswerBody>>> {
         if self.settings.bodies_stay && !parts.method.is_safe() {
             let reason =
                 "LANGFUSE_EXTENSION_MASK_PASSTHROUGH does not let bodies pass that nobody masks";
-            return Err(message(StatusCode::FORBIDDEN, "ForbiddenError", reason));
+            return Err(Box::new(message(
+                StatusCode::FORBIDDEN,
+                "ForbiddenError",
+                reason,
+            )));
         }
         let width = match (self.settings.passthrough, credential) {
-            (Passthrough::Off, _) => return Err(forbidden()),
+            (Passthrough::Off, _) => return Err(Box::new(forbidden())),
             (Passthrough::Sdk, Credential::Configured) => Some(Width::Sdk),
             (Passthrough::Write, Credential::Configured) => Some(Width::Write),
             (Passthrough::All, Credential::Configured) | (_, Credential::Client(_)) => None,
         };
         if let Some(width) = width {
-            let target = calls::target(width, &parts.method, &parts.uri).ok_or_else(forbidden)?;
+            let target = calls::target(width, &parts.method, &parts.uri)
+                .ok_or_else(|| Box::new(forbidden()))?;
             let headers = calls::headers(&parts.headers);
             return Ok(Allowed { target, headers });
         }
         let Some(target) = raw_target(&parts.uri) else {
             let reason = "the path has segments that would climb out of Langfuse's API";
-            return Err(message(
+            return Err(Box::new(message(
                 StatusCode::BAD_REQUEST,
                 "InvalidRequestError",
                 reason,
-            ));
+            )));
         };
         let headers = match credential {
             Credential::Configured => calls::headers(&parts.headers),

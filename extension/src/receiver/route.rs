@@ -109,9 +109,9 @@ mod tests {
             .collect();
         let named: Vec<_> = named.iter().map(|name| name.parse().unwrap()).collect();
         let route = route(&headers, Door::TracesJson, credential, &named);
-        let mut names: Vec<_> = route.headers.iter().map(|(name, _)| name.clone()).collect();
-        names.sort_unstable();
-        names
+        let mut travelling: Vec<_> = route.headers.iter().map(|(name, _)| name.clone()).collect();
+        travelling.sort_unstable();
+        travelling
     }
 
     const GIVEN: [(&str, &str); 14] = [

@@ -77,7 +77,7 @@ pub(super) fn find(
     let elsewhere = of_clients
         .iter()
         .find(|(_, text)| !names_listener(text, listen));
-    let Some((name, text)) = own.as_ref().or(elsewhere) else {
+    let Some((name, text)) = own.or_else(|| elsewhere.cloned()) else {
         return match of_clients.first() {
             None => default(),
             Some((name, _)) => Address::Unknown(format!(
@@ -87,11 +87,11 @@ pub(super) fn find(
             )),
         };
     };
-    match parse(text, listen) {
+    match parse(&text, listen) {
         Ok(url) => Address::Known(url),
         Err(why) => Address::Unknown(format!(
             "{name}={:?} is no address of Langfuse, so everything is held: {why}",
-            without_userinfo(text)
+            without_userinfo(&text)
         )),
     }
 }

@@ -231,7 +231,7 @@ async fn clients_whose_bodies_inflate_hugely_are_taken_or_refused_within_the_mem
     }
     let mut most = 0;
     let mut statuses = Vec::new();
-    while statuses.len() < CLIENTS as usize {
+    while (statuses.len() as u64) < CLIENTS {
         most = most.max(doors.budget.held_bytes());
         match posts.try_join_next() {
             Some(status) => statuses.push(status.unwrap()),

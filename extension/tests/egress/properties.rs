@@ -1,5 +1,7 @@
 //! Nothing that is configured is found in any decoded text that left, however it was nested, escaped or encoded.
 
+use std::fmt::Write as _;
+
 use langfuse_extension::egress::{Rules, Spans, Stage};
 use langfuse_extension::payload::Kind;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -67,18 +69,18 @@ fn json_value() -> impl Strategy<Value = Value> {
 fn written(value: &Value, escapes: u64) -> String {
     let text = value.to_string();
     let mut out = String::new();
-    let (mut inside, mut escaped) = (false, false);
+    let (mut inside, mut after_backslash) = (false, false);
     for (at, c) in text.chars().enumerate() {
-        let plain = inside && !escaped && c != '"' && c != '\\';
+        let plain = inside && !after_backslash && c != '"' && c != '\\';
         if plain && escapes >> (at % 64) & 1 == 1 {
             for unit in c.encode_utf16(&mut [0; 2]) {
-                out.push_str(&format!("\\u{unit:04x}"));
+                write!(out, "\\u{unit:04x}").unwrap();
             }
         } else {
             out.push(c);
         }
-        inside ^= c == '"' && !escaped;
-        escaped = c == '\\' && !escaped;
+        inside ^= c == '"' && !after_backslash;
+        after_backslash = c == '\\' && !after_backslash;
     }
     out
 }
@@ -229,14 +231,14 @@ proptest! {
 }
 
 fn bytes_of(request: &ExportTraceServiceRequest) -> Vec<Vec<u8>> {
-    fn of(value: &Option<AnyValue>, found: &mut Vec<Vec<u8>>) {
-        match value.as_ref().and_then(|it| it.value.as_ref()) {
+    fn of(value: Option<&AnyValue>, found: &mut Vec<Vec<u8>>) {
+        match value.and_then(|it| it.value.as_ref()) {
             Some(Any::BytesValue(bytes)) => found.push(bytes.clone()),
-            Some(Any::ArrayValue(list)) => list
+            Some(Any::ArrayValue(list)) => list.values.iter().for_each(|it| of(Some(it), found)),
+            Some(Any::KvlistValue(list)) => list
                 .values
                 .iter()
-                .for_each(|it| of(&Some(it.clone()), found)),
-            Some(Any::KvlistValue(list)) => list.values.iter().for_each(|it| of(&it.value, found)),
+                .for_each(|it| of(it.value.as_ref(), found)),
             _ => {}
         }
     }
@@ -251,7 +253,7 @@ fn bytes_of(request: &ExportTraceServiceRequest) -> Vec<Vec<u8>> {
             .iter()
             .chain(span.events.iter().flat_map(|it| &it.attributes))
     }) {
-        of(&attribute.value, &mut found);
+        of(attribute.value.as_ref(), &mut found);
     }
     found
 }

@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prost::Message;
 use serde_json::Value;
 
-pub(crate) const NOW: Duration = Duration::from_secs(1_764_025_200);
+pub(crate) const NOW: Duration = Duration::from_hours(490_007);
 
 pub(crate) fn everything() -> Vec<Detector> {
     Detector::NAMES.iter().map(|(_, it)| *it).collect()

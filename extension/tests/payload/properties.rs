@@ -75,25 +75,31 @@ fn span() -> impl Strategy<Value = Span> {
 }
 
 fn request() -> impl Strategy<Value = ExportTraceServiceRequest> {
+    vec(resource(), 0..3).prop_map(|resource_spans| ExportTraceServiceRequest { resource_spans })
+}
+
+/// One that has bytes to damage.
+fn request_with_bytes() -> impl Strategy<Value = ExportTraceServiceRequest> {
+    vec(resource(), 1..3).prop_map(|resource_spans| ExportTraceServiceRequest { resource_spans })
+}
+
+fn resource() -> impl Strategy<Value = ResourceSpans> {
     let scope = (vec(span(), 0..4), ".{0,10}").prop_map(|(spans, schema_url)| ScopeSpans {
         spans,
         schema_url,
         ..ScopeSpans::default()
     });
-    let resource = (vec(scope, 0..3), attributes(), ".{0,10}").prop_map(
-        |(scope_spans, attributes, schema_url)| {
-            let resource = Some(Resource {
-                attributes,
-                ..Resource::default()
-            });
-            ResourceSpans {
-                resource,
-                scope_spans,
-                schema_url,
-            }
-        },
-    );
-    vec(resource, 0..3).prop_map(|resource_spans| ExportTraceServiceRequest { resource_spans })
+    (vec(scope, 0..3), attributes(), ".{0,10}").prop_map(|(scope_spans, attributes, schema_url)| {
+        let resource = Some(Resource {
+            attributes,
+            ..Resource::default()
+        });
+        ResourceSpans {
+            resource,
+            scope_spans,
+            schema_url,
+        }
+    })
 }
 
 /// The same request in each of the ways a client may send it.
@@ -116,7 +122,7 @@ fn as_json(request: &ExportTraceServiceRequest) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn protobuf_requests_merge_by_appending(requests in vec((request(), any::<u8>()), 1..5)) {
@@ -155,9 +161,8 @@ proptest! {
     }
 
     #[test]
-    fn damaged_protobuf_is_refused_or_stays_readable(request in request(), at: prop::sample::Index, byte: u8) {
+    fn damaged_protobuf_is_refused_or_stays_readable(request in request_with_bytes(), at: prop::sample::Index, byte: u8) {
         let mut body = request.encode_to_vec();
-        prop_assume!(!body.is_empty());
         let at = at.index(body.len());
         body[at] = byte;
         // The other decoder is stricter than Langfuse's about text and depth, and takes spans without ids.

@@ -27,7 +27,7 @@ pub(crate) fn accept_batch(body: impl Into<Bytes>) -> Result<(Payload, Vec<Strin
     let (payload, answer) = accept_ingestion(JSON, "", body.into(), &Limits::default())?;
     let answer = json(&answer.body);
     assert_eq!(answer["errors"], Value::from(Vec::<Value>::new()));
-    let successes = list(&answer["successes"]).into_iter();
+    let successes = list(&answer["successes"]).iter();
     let ids = successes.map(|it| {
         assert_eq!(it["status"], 201);
         it["id"].as_str().unwrap().to_owned()

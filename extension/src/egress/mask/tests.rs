@@ -209,7 +209,7 @@ fn what_a_replacement_brings_together_is_found_as_well() {
 fn a_pattern_that_always_matches_leaves_nothing() {
     let mask = Mask::new(&[], &[], &[("all".to_owned(), "(?s).".to_owned())]);
     let all = mask.text(Traits::default(), "some text").unwrap();
-    assert_eq!(all, "[masked:all]".repeat(9).replace("][", "]["));
+    assert_eq!(all, "[masked:all]".repeat(9));
     let long = "x".repeat(MATCHES_LIMIT + 1);
     assert_eq!(mask.text(Traits::default(), &long), Some(MASKED.to_owned()));
 }
