@@ -13,15 +13,17 @@ locals {
     if startswith(from, "ssm:") || can(regex("^arn:[a-z-]+:ssm:", from))
   ]
 
-  # Secrets Manager appends six characters to the name. An ARN without them is right to ask for, but not to permit.
+  # Secrets Manager appends a hyphen and six characters to the name. An ARN without them is right to ask for, but not to
+  # permit; and a name may itself end so ("my-secret"), which nobody can tell from a whole ARN: then both are permitted.
   secrets = distinct([for from in local.references : split("#", from)[0] if can(regex("^arn:[a-z-]+:secretsmanager:", from))])
-  secret_arns = [
-    for arn in local.secrets : can(regex("-[A-Za-z0-9]{6}$", arn)) ? arn : "${arn}-??????"
-  ]
+  secret_arns = flatten([
+    for arn in local.secrets : can(regex("-[A-Za-z0-9]{6}$", arn)) ? [arn, "${arn}-??????"] : ["${arn}-??????"]
+  ])
 
   reads_parameters = length(local.parameter_arns) > 0
   reads_secrets    = length(local.secret_arns) > 0
-  has_own_kms_key  = var.kms_key_arn != null
+  kms_key_arns     = distinct(concat(var.kms_key_arn == null ? [] : [var.kms_key_arn], var.kms_key_arns))
+  has_own_kms_key  = length(local.kms_key_arns) > 0
 
   statements = [for one in [
     {
@@ -42,14 +44,14 @@ locals {
         Resource = local.secret_arns
       }
     },
-    # The key may decrypt these parameters and secrets only, and only when their own service asks for it.
+    # The keys may decrypt these parameters and secrets only, and only when their own service asks for it.
     {
       needed = local.reads_parameters && local.has_own_kms_key
       statement = {
         Sid      = "DecryptLangfuseParameters"
         Effect   = "Allow"
         Action   = "kms:Decrypt"
-        Resource = [var.kms_key_arn]
+        Resource = local.kms_key_arns
         Condition = {
           StringLike   = { "kms:ViaService" = "ssm.*" }
           StringEquals = { "kms:EncryptionContext:PARAMETER_ARN" = local.parameter_arns }
@@ -62,7 +64,7 @@ locals {
         Sid      = "DecryptLangfuseSecrets"
         Effect   = "Allow"
         Action   = "kms:Decrypt"
-        Resource = [var.kms_key_arn]
+        Resource = local.kms_key_arns
         Condition = {
           StringLike = { "kms:ViaService" = "secretsmanager.*", "kms:EncryptionContext:SecretARN" = local.secret_arns }
         }

@@ -8,6 +8,7 @@ resource "aws_lambda_layer_version" "this" {
   filename                 = each.value
   source_code_hash         = filebase64sha256(each.value)
   compatible_architectures = [each.key]
+  skip_destroy             = var.keep_layer_versions
 }
 
 locals {

@@ -50,6 +50,13 @@ variable "layer_zip" {
   }
 }
 
+variable "keep_layer_versions" {
+  description = "true keeps a layer's old versions when a new one is published or the module is destroyed, for functions elsewhere that still use them."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
 # ---- Where data goes, and with which keys ---------------------------------------------------------------------------
 
 variable "base_url" {
@@ -142,6 +149,23 @@ variable "kms_key_arn" {
   validation {
     condition     = var.kms_key_arn == null || var.public_key_from != null || var.secret_key_from != null
     error_message = "kms_key_arn has nothing to decrypt: set public_key_from or secret_key_from as well, or leave it out."
+  }
+}
+
+variable "kms_key_arns" {
+  description = "Further such keys, where the two references are encrypted with different ones."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for arn in var.kms_key_arns : can(regex("^arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$", arn))])
+    error_message = "kms_key_arns are ARNs of keys, arn:aws:kms:REGION:ACCOUNT:key/ID: IAM does not look through an alias."
+  }
+
+  validation {
+    condition     = length(var.kms_key_arns) == 0 || var.public_key_from != null || var.secret_key_from != null
+    error_message = "kms_key_arns have nothing to decrypt: set public_key_from or secret_key_from as well, or leave them out."
   }
 }
 

@@ -153,7 +153,7 @@ run "keys_from_one_secret_with_an_own_kms_key" {
           Sid      = "ReadLangfuseSecrets"
           Effect   = "Allow"
           Action   = "secretsmanager:GetSecretValue"
-          Resource = ["arn:aws:secretsmanager:eu-west-1:123456789012:secret:langfuse-AbCdEf"]
+          Resource = ["arn:aws:secretsmanager:eu-west-1:123456789012:secret:langfuse-AbCdEf", "arn:aws:secretsmanager:eu-west-1:123456789012:secret:langfuse-AbCdEf-??????"]
         },
         {
           Sid      = "DecryptLangfuseSecrets"
@@ -163,7 +163,7 @@ run "keys_from_one_secret_with_an_own_kms_key" {
           Condition = {
             StringLike = {
               "kms:ViaService"                  = "secretsmanager.*"
-              "kms:EncryptionContext:SecretARN" = ["arn:aws:secretsmanager:eu-west-1:123456789012:secret:langfuse-AbCdEf"]
+              "kms:EncryptionContext:SecretARN" = ["arn:aws:secretsmanager:eu-west-1:123456789012:secret:langfuse-AbCdEf", "arn:aws:secretsmanager:eu-west-1:123456789012:secret:langfuse-AbCdEf-??????"]
             }
           }
         },
@@ -208,7 +208,7 @@ run "both_keys_in_one_json_secret_need_one_permission" {
   }
 
   assert {
-    condition     = jsondecode(output.policy_json).Statement[0].Resource == ["arn:aws:secretsmanager:eu-west-1:123456789012:secret:langfuse-AbCdEf"]
+    condition     = jsondecode(output.policy_json).Statement[0].Resource == ["arn:aws:secretsmanager:eu-west-1:123456789012:secret:langfuse-AbCdEf", "arn:aws:secretsmanager:eu-west-1:123456789012:secret:langfuse-AbCdEf-??????"]
     error_message = "The policy is ${output.policy_json}"
   }
 }
@@ -293,5 +293,43 @@ run "a_parameters_version_is_read_and_not_part_of_what_is_permitted" {
   assert {
     condition     = output.environment.LANGFUSE_EXTENSION_PUBLIC_KEY == "ssm:/app/langfuse/public:3" && !strcontains(output.policy_json, ":3\"") && strcontains(output.policy_json, "parameter/app/langfuse/secret\"")
     error_message = "The policy is ${output.policy_json}"
+  }
+}
+
+run "a_secret_whose_name_looks_like_the_end_of_an_arn_is_permitted_too" {
+  variables {
+    public_key      = "pk-lf-1234"
+    secret_key_from = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:my-secret"
+  }
+
+  assert {
+    condition     = contains(jsondecode(output.policy_json).Statement[0].Resource, "arn:aws:secretsmanager:eu-west-1:123456789012:secret:my-secret-??????")
+    error_message = "The policy is ${output.policy_json}"
+  }
+}
+
+run "two_references_with_a_kms_key_each" {
+  variables {
+    public_key_from = "ssm:public"
+    secret_key_from = "ssm:secret"
+    kms_key_arn     = "arn:aws:kms:eu-west-1:123456789012:key/1"
+    kms_key_arns    = ["arn:aws:kms:eu-west-1:123456789012:key/2", "arn:aws:kms:eu-west-1:123456789012:key/1"]
+  }
+
+  assert {
+    condition     = jsondecode(output.policy_json).Statement[1].Resource == ["arn:aws:kms:eu-west-1:123456789012:key/1", "arn:aws:kms:eu-west-1:123456789012:key/2"]
+    error_message = "The policy is ${output.policy_json}"
+  }
+}
+
+run "old_layer_versions_stay_where_that_is_wanted" {
+  variables {
+    layer_zip           = { arm64 = "versions.tf" }
+    keep_layer_versions = true
+  }
+
+  assert {
+    condition     = aws_lambda_layer_version.this["arm64"].skip_destroy
+    error_message = "The layer's old versions would go."
   }
 }
