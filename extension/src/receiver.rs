@@ -14,6 +14,7 @@ mod preface;
 mod prompts;
 mod relay;
 pub mod route;
+mod waits;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -41,6 +42,7 @@ use connections::{Connection, Connections};
 use data::first_time;
 use prompts::Prompts;
 use relay::BoxError;
+use waits::Waits;
 
 pub use body::DISCARDED_LIMIT_BYTES;
 pub use limits::{
@@ -103,6 +105,7 @@ pub struct Receiver {
     connections: Arc<Connections>,
     large_bodies: Semaphore,
     prompts: Option<Mutex<Prompts>>,
+    waits: Mutex<Waits>,
     said: data::SaidOnce,
 }
 
@@ -119,6 +122,7 @@ impl Receiver {
             prompts: settings
                 .prompt_cache
                 .then(|| Mutex::new(Prompts::new(limits.prompt_fresh, limits.prompt_revalidated))),
+            waits: Mutex::new(Waits::new(limits.passthrough_timeout)),
             said: data::SaidOnce::default(),
             settings,
         }

@@ -4,8 +4,8 @@
 //! A failure is answered 424, because SDKs retry a 5xx and block on it: `get_prompt` took 28 s with 504 and 6 s with 424.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
@@ -22,6 +22,7 @@ use super::calls::{self, Width};
 use super::prompts::{self, Found, Key, Prompt, Prompts};
 use super::relay::{self, CutOff, Progress, Relayed};
 use super::route::HOP_BY_HOP;
+use super::waits::Waits;
 use super::{AnswerBody, Receiver, complete};
 use crate::exporter::langfuse::answer::fact_of;
 use crate::exporter::upstream::ReadyKeys;
@@ -92,7 +93,7 @@ impl Receiver {
             target,
             headers,
         };
-        if wants_prompt && self.prompts.is_some() {
+        if wants_prompt {
             self.prompt(question, key).await
         } else {
             self.relay(question, body).await
@@ -174,7 +175,8 @@ impl Receiver {
         if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > limit {
             return failed(&NoAnswer::Client(CutOff::TooLarge));
         }
-        let answer = match self.ask(&question, Some(body), true).await {
+        let patience = self.settings.limits.passthrough_timeout;
+        let answer = match self.ask(&question, Some(body), true, patience).await {
             Ok(response) => self.streamed(response, Bytes::new()),
             Err(no_answer) => failed(&no_answer),
         };
@@ -192,32 +194,59 @@ impl Receiver {
             Found::Fresh(prompt) => kept(prompt),
             Found::Stale(prompt, ask_again) => {
                 if ask_again {
-                    tokio::spawn(async move { self.fetch(question, key, false).await });
+                    let patience = self.settings.limits.passthrough_timeout;
+                    tokio::spawn(async move { self.fetch(question, key, false, patience).await });
                 }
                 kept(prompt)
             }
-            Found::Fallback(prompt) => match self.fetch(question, key, true).await {
+            Found::Fallback(prompt) => match self.wait_for_prompt(question, key).await {
                 Ok(answer) if !is_failure(answer.status()) => answer,
                 _ => kept(prompt),
             },
             Found::Nothing => self
-                .fetch(question, key, true)
+                .wait_for_prompt(question, key)
                 .await
                 .unwrap_or_else(|no_answer| failed(&no_answer)),
         }
     }
 
+    /// Asks for a prompt that a handler waits for, and for no longer than is left of the patience for this one.
+    async fn wait_for_prompt(
+        &self,
+        question: Question,
+        key: Key,
+    ) -> Result<Response<AnswerBody>, NoAnswer> {
+        let started = Instant::now();
+        let patience = self.waits().left(&key, started);
+        if patience.is_zero() {
+            return Err(NoAnswer::TooLate);
+        }
+        let answer = self.fetch(question, key.clone(), true, patience).await;
+        let mut waits = self.waits();
+        match &answer {
+            Ok(answer) if !is_failure(answer.status()) => waits.answered(&key),
+            _ => waits.in_vain(&key, started, Instant::now()),
+        }
+        answer
+    }
+
+    fn waits(&self) -> MutexGuard<'_, Waits> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks for a prompt and keeps it. `counts`: a failure says something about Langfuse, which it does not if nobody
-    /// keeps the sandbox from being frozen meanwhile.
+    /// keeps the sandbox from being frozen meanwhile. `patience`: until all of it is there, or more than is kept.
     async fn fetch(
         &self,
         mut question: Question,
         key: Key,
         counts: bool,
+        patience: Duration,
     ) -> Result<Response<AnswerBody>, NoAnswer> {
+        let until = Instant::now() + patience;
         // What is kept has to be readable for every client.
         question.headers.remove(ACCEPT_ENCODING);
-        let mut response = self.ask(&question, None, counts).await?;
+        let mut response = self.ask(&question, None, counts, patience).await?;
         let status = response.response.status();
         if matches!(
             status,
@@ -229,12 +258,9 @@ impl Receiver {
             return Ok(self.streamed(response, Bytes::new()));
         }
         let headers = end_to_end(response.response.headers());
-        let patience = self.settings.limits.passthrough_timeout;
         let body = response.response.body_mut();
-        let read = tokio::time::timeout(
-            patience,
-            relay::read_some(body, prompts::PROMPT_LIMIT_BYTES),
-        );
+        let read =
+            tokio::time::timeout_at(until, relay::read_some(body, prompts::PROMPT_LIMIT_BYTES));
         let (body, is_all) = match read.await {
             Ok(Ok(read)) => read,
             Ok(Err(error)) => return Err(NoAnswer::Failed(error.to_string())),
@@ -257,12 +283,13 @@ impl Receiver {
         ))
     }
 
-    /// Waits for the head of Langfuse's answer.
+    /// Waits for the head of Langfuse's answer. `patience`: while nothing moves.
     async fn ask(
         &self,
         question: &Question,
         body: Option<Incoming>,
         counts: bool,
+        patience: Duration,
     ) -> Result<Answer, NoAnswer> {
         if self.inputs.ask(Input::IsLangfuseBad).await.unwrap_or(true) {
             return Err(NoAnswer::KnownToBeBad);
@@ -273,17 +300,16 @@ impl Receiver {
         let client = self.upstream.client().ok_or(no_client)?;
         let limits = &self.settings.limits;
         let deadline = Instant::now() + limits.passthrough_total_timeout;
-        let idle = limits.passthrough_timeout;
         let mut request = client
             .request(question.method.clone(), url)
             .headers(question.headers.clone());
         let mut progress = Progress::new();
         if let Some(body) = body.filter(|body| !body.is_end_stream()) {
-            let body = Relayed::new(body, limits.body_bytes, idle, deadline);
+            let body = Relayed::new(body, limits.body_bytes, patience, deadline);
             progress = body.progress();
             request = request.body(reqwest::Body::wrap(body));
         }
-        let answer = progress.wait_for(request.send(), idle, deadline).await;
+        let answer = progress.wait_for(request.send(), patience, deadline).await;
         let client_failed = progress.cut_off_for().map(NoAnswer::Client);
         let answered = matches!(answer, Some(Ok(_)));
         if answered || counts && client_failed.is_none() {

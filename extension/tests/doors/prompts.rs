@@ -177,3 +177,25 @@ async fn a_prompt_that_langfuse_has_no_more_is_forgotten() {
     doors.langfuse.set_fault(Fault::Refuse);
     assert_eq!(doors.get(GREETING).await.status(), 424);
 }
+
+#[tokio::test]
+async fn repeats_of_an_unseen_prompt_wait_no_longer_together_than_one_may() {
+    let patience = Duration::from_millis(600);
+    for fault in [
+        Fault::HangBeforeAccepting,
+        Fault::StallMidResponse,
+        Fault::slow_drip(Duration::from_millis(20)),
+    ] {
+        let mut setup = Setup::default();
+        setup.receiver.limits.passthrough_timeout = patience;
+        let doors = Doors::open(setup).await;
+        doors.langfuse.set_fault(fault.clone());
+        let start = Instant::now();
+        for _ in 0..4 {
+            assert_eq!(doors.get(GREETING).await.status(), 424, "{fault:?}");
+        }
+        let took = start.elapsed();
+        assert!(took < 2 * patience, "{fault:?}: {took:?}");
+        assert_eq!(doors.asked(GREETING), 1, "{fault:?}");
+    }
+}
