@@ -19,6 +19,9 @@ use crate::nature::Nature;
 /// How long the core must not pay again after a hold in vain.
 const NO_SECOND_PAYMENT: Duration = Duration::from_mins(5);
 
+/// What a good probe is worth of a hold, once in an outage.
+const TRIAL: Duration = Duration::from_millis(500);
+
 /// How soon the platform tells the end of an invocation.
 const TOLD_WITHIN: Duration = Duration::from_millis(31);
 
@@ -89,8 +92,8 @@ pub(crate) struct Checks {
     failed_probes: u32,
     last_probe: Option<Now>,
     in_vain: Option<Now>,
-    /// A good probe has come since: once in an outage, one more hold may find out whether data is taken again.
-    trial: Option<bool>,
+    /// A good probe has come since: once in an outage, so much more may be spent on whether data is taken again.
+    trial: Option<Duration>,
     accepted: u64,
     recovered: u64,
     delivered: u64,
@@ -291,7 +294,7 @@ impl Checks {
             self.refused.retain(|refused| *refused != credential);
             self.failed_probes = 0;
             if self.in_vain.is_some() {
-                self.trial.get_or_insert(true);
+                self.trial.get_or_insert(TRIAL);
             }
         } else {
             let frozen = self.last_probe.map(|at| now.frozen_since(at));
@@ -460,7 +463,8 @@ impl Checks {
         if self.next_outstanding {
             let released_now = std::mem::take(&mut self.released_now);
             if released_now {
-                self.trial = self.trial.map(|_| false);
+                let held = since_told.unwrap_or(Duration::ZERO);
+                self.trial = self.trial.map(|trial| trial.saturating_sub(held));
                 self.hold_held(since_told, core.held_units());
             }
             let Some(invocation) = &self.invocation else {
@@ -498,7 +502,8 @@ impl Checks {
         let vain = self
             .in_vain
             .is_some_and(|at| now.since(at) < NO_SECOND_PAYMENT);
-        let vain = vain && !self.odd_clocks && self.trial != Some(true);
+        let on_trial = self.trial.is_some_and(|trial| !trial.is_zero());
+        let vain = vain && !self.odd_clocks && !on_trial;
         assert!(!(vain && grace_over), "a known outage is paid for again");
         assert!(
             !(grace_over && core.held_units() == 0),
