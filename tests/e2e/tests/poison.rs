@@ -28,6 +28,18 @@ fn assert_only(world: &World, poison: &Ids) {
 }
 
 #[tokio::test]
+async fn one_refused_span_does_not_block_its_project() {
+    for status in [401, 403] {
+        let world = World::start().await;
+        let firewall = FaultRule::from(Fault::edge(status)).on_content(TEXT);
+        world.langfuse.set_fault(firewall);
+        let poison = feed(&world, "text").await;
+        assert_only(&world, &poison);
+        assert_eq!(world.doubled(), 0, "{}", world.story());
+    }
+}
+
+#[tokio::test]
 async fn one_span_that_is_too_large_for_an_edge_does_not_take_its_neighbours_along() {
     let world = World::start().await;
     let firewall = FaultRule::from(Fault::edge(413)).on_content(TEXT);
