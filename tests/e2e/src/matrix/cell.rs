@@ -329,10 +329,10 @@ fn broken(condition: Condition, situation: Situation, measured: &Measured) -> Ve
     let longest = measured.held.iter().max().copied().unwrap_or_default();
     promise(longest < FLUSH_BUDGET + SLACK, format!("held {longest:?}"));
     let all: Duration = measured.held.iter().sum();
-    let payments = if situation == Situation::HalfOpen {
-        2
-    } else {
-        1
+    // A dead connection and a dead Langfuse are found out one after the other, and each process finds out for itself.
+    let payments = match situation {
+        Situation::HalfOpen | Situation::Overfull => 2,
+        _ => 1,
     };
     let bound =
         FLUSH_BUDGET * payments + SLACK * u32::try_from(measured.held.len()).unwrap_or(u32::MAX);
