@@ -50,7 +50,7 @@ impl Waits {
     /// It was waited for, and did not come. Time in which several waited counts once.
     pub(super) fn in_vain(&mut self, key: &Key, from: Instant, to: Instant) {
         let patience = self.patience;
-        self.in_vain.retain(|_, it| to < it.until + patience);
+        self.in_vain.retain(|_, it| from < it.until + patience);
         let hash = self.hasher.hash_one(key);
         if self.in_vain.len() >= WAITS_LIMIT && !self.in_vain.contains_key(&hash) {
             let oldest = self.in_vain.iter().min_by_key(|(_, it)| it.until);
