@@ -66,7 +66,10 @@ fn open(mut config: Config, doors: Doors) -> Opened {
     let upstream = Upstream::open(config.upstream.take(), config.ca_file.as_deref());
 
     let memory = Memory::of_function(config.function_bytes);
-    let limits = receiver::Limits::within(config.core.buffer_bytes, &memory);
+    let mut limits = receiver::Limits::within(config.core.buffer_bytes, &memory);
+    if !config.egress.are_off() {
+        limits = limits.looked_into(&memory);
+    }
     let budget = Budget::new(memory);
     let bodies_stay = config.egress.mask.is_configured() && !config.mask_passthrough;
     let rules = std::mem::take(&mut config.egress);

@@ -13,16 +13,20 @@ pub enum Reason {
     NoKeys,
     /// It did not come whole. Its client knows, and was told nothing.
     Incomplete,
+    /// Spans of a client that was never set up for Langfuse, which `LANGFUSE_EXTENSION_ACCEPT=langfuse` discards. It was
+    /// told that they were taken.
+    Foreign,
 }
 
 impl Reason {
     /// All reasons, in the order of [`Refusals`].
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::TooLarge,
         Self::NoMemory,
         Self::Invalid,
         Self::NoKeys,
         Self::Incomplete,
+        Self::Foreign,
     ];
 
     /// The name used in logs and in `/status`.
@@ -34,6 +38,7 @@ impl Reason {
             Self::Invalid => "invalid",
             Self::NoKeys => "no_keys",
             Self::Incomplete => "incomplete",
+            Self::Foreign => "foreign",
         }
     }
 }

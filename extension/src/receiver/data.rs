@@ -198,6 +198,7 @@ impl Receiver {
                  as LANGFUSE_EXTENSION_ACCEPT=langfuse says"
             );
         }
+        self.count_refused(Reason::Foreign, request.body().size_hint().lower());
         self.acknowledge(request).await
     }
 
@@ -279,10 +280,12 @@ impl Receiver {
         }
         let _turn = self.large_bodies.acquire().await;
         let kept_bytes = self.settings.limits.body_bytes;
+        let inflated_limit = self.settings.limits.inflated_bytes;
         let memory = Arc::clone(&data.memory);
         let work = move || {
             let limits = payload::Limits {
                 json_inflated_bytes: JSON_INFLATED_LIMIT_BYTES.min(kept_bytes),
+                inflated_bytes: inflated_limit,
                 memory: Some(&memory),
                 ..payload::Limits::default()
             };

@@ -5,6 +5,8 @@ use std::time::Duration;
 use langfuse_extension_core::buffer::ITEM_OVERHEAD_BYTES;
 use langfuse_extension_core::memory::Memory;
 
+use crate::payload::INFLATED_LIMIT_BYTES;
+
 use super::prompts::{PROMPT_FRESH, PROMPT_REVALIDATED};
 
 /// Connections open at once; for a further one that is closed whose client has been silent for longest. An SDK keeps two
@@ -49,6 +51,9 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// See [`BODY_LIMIT_BYTES`].
     pub body_bytes: usize,
+    /// What a compressed body may inflate to: [`INFLATED_LIMIT_BYTES`], less where it will be inflated whole to be looked
+    /// into before it leaves.
+    pub inflated_bytes: usize,
     /// See [`BODY_TIMEOUT`].
     pub body_timeout: Duration,
     /// See [`BODY_PAUSE_TIMEOUT`].
@@ -73,6 +78,15 @@ impl Limits {
             ..Self::default()
         }
     }
+
+    /// What leaves passes a stage that inflates it.
+    #[must_use]
+    pub fn looked_into(self, memory: &Memory) -> Self {
+        Self {
+            inflated_bytes: self.inflated_bytes.min(memory.largest_body_bytes()),
+            ..self
+        }
+    }
 }
 
 impl Default for Limits {
@@ -81,6 +95,7 @@ impl Default for Limits {
             connections: MAX_CONNECTIONS,
             head_timeout: HEAD_TIMEOUT,
             body_bytes: BODY_LIMIT_BYTES,
+            inflated_bytes: INFLATED_LIMIT_BYTES,
             body_timeout: BODY_TIMEOUT,
             body_pause: BODY_PAUSE_TIMEOUT,
             passthrough_timeout: PASSTHROUGH_TIMEOUT,
