@@ -93,11 +93,11 @@ impl FunctionTimeout {
     }
 }
 
-/// When to be gone at SHUTDOWN, from now, by its deadline (milliseconds since the Unix epoch). A deadline that Lambda
-/// cannot have set is taken for the earliest that it may have meant.
-pub fn exit_in(deadline_epoch_ms: u64, now: Now) -> Duration {
+/// When to be gone at SHUTDOWN, from now, by its deadline (milliseconds since the Unix epoch). A deadline further away than
+/// the host's `longest`, or past, cannot be meant: it is taken for the earliest that it may be.
+pub fn exit_in(deadline_epoch_ms: u64, longest: Duration, now: Now) -> Duration {
     let left = Duration::from_millis(deadline_epoch_ms).saturating_sub(now.wall);
-    let plausible = !left.is_zero() && left <= LONGEST_SHUTDOWN;
+    let plausible = !left.is_zero() && left <= longest;
     let left = if plausible { left } else { SURE_SHUTDOWN };
     left.saturating_sub(EXIT_MARGIN)
 }
@@ -201,11 +201,14 @@ mod tests {
 
     #[test]
     fn a_shutdown_deadline_that_is_none_leaves_what_is_left_for_sure() {
-        let left = |ms, now| exit_in(deadline(ms), now) + EXIT_MARGIN;
+        let left = |ms, now| exit_in(deadline(ms), LONGEST_SHUTDOWN, now) + EXIT_MARGIN;
         assert_eq!(left(2_000, clock(0, 0)), LONGEST_SHUTDOWN);
         assert_eq!(left(900, clock(0, 0)), Duration::from_millis(900));
         assert_eq!(left(2_000, clock(60, 0)), SURE_SHUTDOWN);
         assert_eq!(left(2_000, clock(0, 60)), SURE_SHUTDOWN);
-        assert_eq!(exit_in(u64::MAX, clock(0, 0)) + EXIT_MARGIN, SURE_SHUTDOWN);
+        assert_eq!(left(u64::MAX - 1_000_000_000, clock(0, 0)), SURE_SHUTDOWN);
+        let longest = Duration::from_secs(30);
+        let left = exit_in(deadline(30_000), longest, clock(0, 0)) + EXIT_MARGIN;
+        assert_eq!(left, longest, "another host gives more");
     }
 }

@@ -71,6 +71,8 @@ pub struct Settings {
     pub deadline_margin: Duration,
     /// The longest wait for spans that come after the end of work.
     pub grace_limit: Duration,
+    /// The longest that the host gives between the word that it ends and the end.
+    pub longest_shutdown: Duration,
     /// How old data may get before it is sent, while the sandbox is awake.
     pub max_data_age: Duration,
     /// How long an answer is waited for before a request counts as ambiguous.
@@ -95,6 +97,7 @@ impl Default for Settings {
             flush_budget: Duration::from_secs(2),
             deadline_margin: Duration::from_millis(200),
             grace_limit: Duration::from_millis(300),
+            longest_shutdown: deadline::LONGEST_SHUTDOWN,
             max_data_age: Duration::from_secs(10),
             request_timeout: Duration::from_secs(10),
             buffer_bytes: 32 << 20,

@@ -134,9 +134,12 @@ impl<P: Payload> Core<P> {
                 deadline_epoch_ms,
             } => self.invoke(request_id, deadline_epoch_ms, now),
             Event::TelemetrySpeaks => self.work.telemetry_spoke(),
-            Event::RuntimeDone { request_id, at } | Event::Reported { request_id, at } => {
+            Event::RuntimeDone { request_id, at } => {
+                self.work.trust_what_is_told(&request_id);
                 self.end_told(request_id, at, now);
             }
+            // It comes after a hold whose end nothing told as well, so it says nothing about telemetry's worth.
+            Event::Reported { request_id, at } => self.end_told(request_id, at, now),
             Event::Restored { seed } => self.restored(seed, now),
             Event::RequestOpened => {
                 let quiet_since = self.quiet_since_end();
@@ -258,10 +261,11 @@ impl<P: Payload> Core<P> {
 
     fn shutdown(&mut self, deadline_epoch_ms: u64, now: Now) {
         if !matches!(self.phase, Phase::ShuttingDown { .. }) {
+            let longest = self.settings.longest_shutdown;
             self.why = Why::None;
             self.pipeline.delivery().last_chance(now);
             self.phase = Phase::ShuttingDown {
-                exit_by: Timer::new(now, deadline::exit_in(deadline_epoch_ms, now)),
+                exit_by: Timer::new(now, deadline::exit_in(deadline_epoch_ms, longest, now)),
                 receive_by: Timer::new(now, self.settings.grace_limit),
             };
         }

@@ -26,6 +26,9 @@ struct Early {
 pub struct Work {
     telemetry: Telemetry,
     request_id: String,
+    last_request_id: String,
+    /// It came to its deadline, and nothing had told its end.
+    given_up: bool,
     begun: bool,
     invoked_at: Now,
     /// When its end was, as the platform told it.
@@ -49,6 +52,8 @@ impl Work {
         Self {
             telemetry: Telemetry::default(),
             request_id: String::new(),
+            last_request_id: String::new(),
+            given_up: false,
             begun: false,
             invoked_at: now,
             told_at: None,
@@ -69,8 +74,9 @@ impl Work {
         self.told_at = early.as_ref().map(|early| early.at);
         self.stamped_at = early.and_then(|early| early.stamped_at);
         self.guessed_at = None;
-        self.request_id = request_id;
+        self.last_request_id = std::mem::replace(&mut self.request_id, request_id);
         self.begun = true;
+        self.given_up = false;
         self.invoked_at = now;
         self.last_activity = now;
     }
@@ -80,9 +86,16 @@ impl Work {
         self.telemetry.spoke();
     }
 
+    /// The runtime's end was told. Unless it was told when nobody waited for it any more, the next one will be too.
+    pub fn trust_what_is_told(&mut self, request_id: &str) {
+        let too_late = self.given_up && request_id == self.request_id;
+        if !too_late && request_id != self.last_request_id {
+            self.telemetry.told_an_end();
+        }
+    }
+
     /// The platform tells the end of an invocation, by a record of this time. Returns whether that is news of this one.
     pub fn end_told(&mut self, request_id: String, at: Option<Duration>, now: Now) -> bool {
-        self.telemetry.told_an_end();
         let stamped_at = telemetry::moment(at, now);
         let at = stamped_at.unwrap_or(now);
         if request_id != self.request_id {
@@ -137,6 +150,7 @@ impl Work {
     pub fn deadline_came(&mut self) {
         if self.told_at.is_none() {
             self.telemetry.let_us_down();
+            self.given_up = true;
         }
     }
 

@@ -49,12 +49,13 @@ pub enum ToldBy {
 
 /// From start to end, as a sidecar or as a part of `run`.
 pub async fn serve(told_by: ToldBy) -> ExitCode {
-    let config = Config::read(&HostEnvironment::read());
+    let mut config = Config::read(&HostEnvironment::read());
     logging::start(config.log_level);
     for problem in &config.problems {
         tracing::error!("{problem}");
     }
     let grace = Grace::of(config.shutdown);
+    config.core.longest_shutdown = grace.flush;
     let doors = Doors::bind(&config).await;
     let Opened {
         mut agent,

@@ -134,7 +134,8 @@ async fn watch(
             word = signals.recv() => match word {
                 Some(Some(signal)) => {
                     let _ = rustix::process::kill_process_group(app, signal);
-                    if matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT) {
+                    // Others mean something else to some runtimes: SIGQUIT is the JVM's thread dump.
+                    if matches!(signal, Signal::TERM | Signal::INT) {
                         flush_at.get_or_insert_with(|| Instant::now() + grace.app);
                     }
                 }

@@ -281,6 +281,33 @@ fn the_report_of_an_invocation_ends_it_where_runtime_done_never_comes() {
 }
 
 #[test]
+fn words_that_come_when_nobody_waits_any_more_do_not_make_the_next_invocation_wait_for_them() {
+    for late in [
+        |request_id: String| Event::Reported {
+            request_id,
+            at: None,
+        },
+        |request_id: String| Event::RuntimeDone {
+            request_id,
+            at: None,
+        },
+    ] {
+        let mut sandbox = sandbox();
+        sandbox.tell(Event::TelemetrySpeaks);
+        sandbox.invoke("r1");
+        sandbox.post("a");
+        let held = sandbox.held_ms().expect("it ends by its deadline");
+        assert!(held + 1_000 > sandbox.timeout_ms, "{held}");
+        sandbox.tell(late("r1".into()));
+        sandbox.freeze_ms(60_000);
+        sandbox.invoke("r2");
+        sandbox.post("b");
+        sandbox.pass_ms(1_000);
+        assert!(sandbox.released, "it is guessed now");
+    }
+}
+
+#[test]
 fn a_grace_counts_from_when_the_end_was_and_not_from_when_it_was_told() {
     let mut sandbox = sandbox();
     sandbox.invoke("r1");
