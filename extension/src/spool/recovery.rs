@@ -140,7 +140,7 @@ impl Spool {
         let mut seen = Seen::default();
         let Some((index, mut cursor, over)) = self.looking.current.take() else {
             if let Some(file) = self.looking.files.pop_front() {
-                self.open_file(file, &mut seen);
+                self.open_file(&file, &mut seen);
                 return Some(seen);
             }
             self.judge_parts(&mut seen);
@@ -228,7 +228,7 @@ impl Spool {
         entry.state.crashes.saturating_add(crashed.into())
     }
 
-    fn open_file(&mut self, file: File, seen: &mut Seen) {
+    fn open_file(&mut self, file: &File, seen: &mut Seen) {
         match Segment::open(file.path.clone(), file.index) {
             Ok(Opened::Segment(segment, cursor)) => {
                 self.segments.insert(file.index, segment);
@@ -240,7 +240,7 @@ impl Spool {
             }
             Ok(Opened::Unknown) | Err(_) => {
                 seen.unreadable += 1;
-                self.skip_unreadable(&file);
+                self.skip_unreadable(file);
             }
         }
     }
