@@ -32,6 +32,8 @@ pub enum Stored {
 pub struct Disk {
     spool: Spool,
     inputs: Inputs,
+    /// To be read back once its body is written.
+    asked: Option<ItemId>,
     said_failure: bool,
 }
 
@@ -53,6 +55,7 @@ impl Disk {
         Ok(Self {
             spool,
             inputs,
+            asked: None,
             said_failure: false,
         })
     }
@@ -108,6 +111,9 @@ impl Disk {
     pub fn written(&mut self, id: ItemId, whole: bool) {
         let noted = self.spool.written(id.0, whole);
         self.note(noted);
+        if self.asked.take_if(|asked| *asked == id).is_some() {
+            self.recover(id);
+        }
     }
 
     /// The items that are not on disk any more, because somebody removed their files.
@@ -156,6 +162,10 @@ impl Disk {
 
     /// Reads a record back and tells the loop. A large one is validated again on a thread beside.
     pub fn recover(&mut self, id: ItemId) {
+        if self.spool.is_writing(id.0) {
+            self.asked = Some(id);
+            return;
+        }
         let reading = self.spool.reading(id.0);
         let inputs = self.inputs.clone();
         tokio::spawn(async move {

@@ -285,6 +285,11 @@ impl Spool {
         segment.reading(key.slot)
     }
 
+    /// Whether the body of this item is still being written beside the loop, and cannot be read yet.
+    pub fn is_writing(&self, item: u64) -> bool {
+        self.writing.contains_key(&item)
+    }
+
     /// Reads a record. `None`: it is damaged, or not there.
     pub fn read(&mut self, item: u64) -> Option<Record> {
         let record = self.reading(item)?.run();
