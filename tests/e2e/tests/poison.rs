@@ -23,8 +23,13 @@ fn assert_only(world: &World, poison: &Ids) {
     assert!(lost.is_subset(poison), "lost {lost:?}\n{}", world.story());
     let report = world.report();
     report.assert_balanced();
-    let undelivered = (report.dropped + report.spooled) as usize;
-    assert_eq!(undelivered, lost.len(), "{report:?}\n{}", world.story());
+    let undelivered = report.dropped + report.spooled;
+    assert_eq!(
+        undelivered,
+        lost.len() as u64,
+        "{report:?}\n{}",
+        world.story()
+    );
 }
 
 #[tokio::test]
