@@ -16,7 +16,8 @@ import elf
 BINARY = "extensions/langfuse-extension"
 WRAPPER = "langfuse"
 LICENCES = ("licenses/LICENSE", "licenses/THIRD-PARTY.txt")
-ZIP_MAX_BYTES = 1_700_000  # Unpacking is part of every cold start that has not cached the layer.
+# Unpacking is part of every cold start that has not cached the layer. A quarter of a megabyte is `regex`, for masking.
+ZIP_MAX_BYTES = 2_250_000
 GLIBC_MAX = (2, 17)  # The oldest that any Lambda runtime or base image in use brings.
 GLIBC_LIBRARIES = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libgcc_s.so.1", "ld-linux-")
 

@@ -111,7 +111,7 @@ class Check(unittest.TestCase):
         self.refuses("licenses/THIRD-PARTY.txt", {**GOOD, "licenses/THIRD-PARTY.txt": (0o100644, b"")})
 
     def test_the_size_budget_holds_to_the_byte(self) -> None:
-        self.refuses("over the budget of 1,700,000", self.binary(program() + bytes(1_700_000)))
+        self.refuses("over the budget of 2,250,000", self.binary(program() + bytes(2_250_000)))
         self.refuses("over the budget of 300", GOOD, max_bytes="300")
         self.assertEqual(self.check(GOOD, max_bytes="100000")[0], 0)
 

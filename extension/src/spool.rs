@@ -281,7 +281,7 @@ impl Spool {
         let whole = whole.and_then(|whole| self.items.get(&whole));
         let whole = whole.and_then(|key| self.segments.get(&key.segment)?.entry(key.slot));
         Birth {
-            id: u64::from(process.starts) << 32 | u64::from(self.stored) + 1,
+            id: (u64::from(process.starts) << 32) | (u64::from(self.stored) + 1),
             replaces: whole.map_or(0, |entry| entry.id),
             touched: process.crashes,
             large,

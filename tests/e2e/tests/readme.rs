@@ -1,6 +1,12 @@
 //! The README's three ways in, run as they stand there: its code blocks are read, and only what is a placeholder in them, or
 //! taken on this machine, is replaced.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "set-up of tests fails loudly"
+)]
+
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

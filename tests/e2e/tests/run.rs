@@ -111,12 +111,12 @@ async fn an_app_that_ignores_sigterm_has_its_share_of_the_grace_and_its_data_goe
     let app = running.wait_line("pid ");
     running.wait_line("ready");
     running.signal("TERM");
-    let asked = Instant::now();
+    let signalled = Instant::now();
     running.wait_line("term");
     // Once the extension has left, the app is refused, and lives on.
     running.wait_line("refused");
-    assert!(asked.elapsed() >= Duration::from_millis(1500));
-    assert!(asked.elapsed() < Duration::from_secs(2) + SLACK);
+    assert!(signalled.elapsed() >= Duration::from_millis(1500));
+    assert!(signalled.elapsed() < Duration::from_secs(2) + SLACK);
     assert!(host.delivered().is_superset(&names("t", 3)));
     // As the platform does at last.
     send("KILL", &format!("-{app}"));

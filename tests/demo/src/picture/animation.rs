@@ -44,9 +44,9 @@ pub(crate) fn animation(runs: &[Run]) -> Option<String> {
     for (class, label, waited, top) in lanes {
         svg.push_str(&lane(class, label, waited, longest, top, cycle));
     }
-    let _ = write!(
+    let _ = writeln!(
         svg,
-        "<text class=\"soft\" x=\"{LEFT}\" y=\"198\">Median of a run of make demo, played {SPEED} times as fast.</text></svg>\n"
+        "<text class=\"soft\" x=\"{LEFT}\" y=\"198\">Median of a run of make demo, played {SPEED} times as fast.</text></svg>"
     );
     Some(svg)
 }
