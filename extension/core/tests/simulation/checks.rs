@@ -71,6 +71,8 @@ pub(crate) struct Checks {
     keyless_units: u64,
     /// They were waited for once.
     keys_were_waited_for: bool,
+    /// Holds together in which some data had no keys.
+    waited_for_keys: Duration,
     invocation: Option<Invocation>,
     next_outstanding: bool,
     ended: bool,
@@ -119,6 +121,7 @@ impl Checks {
             has_keys: false,
             keyless_units: 0,
             keys_were_waited_for: false,
+            waited_for_keys: Duration::ZERO,
             told_early: None,
             invocation: None,
             next_outstanding: false,
@@ -233,6 +236,7 @@ impl Checks {
                 self.failed_probes = 0;
                 self.has_keys = true;
                 self.keyless_units = 0;
+                self.waited_for_keys = Duration::ZERO;
             }
             Event::PassedThrough { .. } => {
                 self.trust = Trust::Bad;
@@ -525,7 +529,12 @@ impl Checks {
         let end = self.deadline.map_or(Duration::ZERO, |(at, _)| at);
         let deadline_is_near =
             end.saturating_sub(self.time) <= self.settings.deadline_margin + TOLD_WITHIN;
-        let spent = held + TOLD_WITHIN >= self.settings.flush_budget;
+        // The wait for keys that do not come spends the budget, in one invocation or in several.
+        let before = self.waited_for_keys;
+        let spent = held + before + TOLD_WITHIN >= self.settings.flush_budget;
+        if self.keyless_units > 0 {
+            self.waited_for_keys += held;
+        }
         let keyless = self.keys_were_waited_for && held_units <= self.keyless_units;
         let excused = spent || deadline_is_near || self.budget_was_spent || keyless;
         assert!(
