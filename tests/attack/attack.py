@@ -101,7 +101,7 @@ class Extension:
 
     def balances(self):
         books = self.status()
-        parts = books["delivered"] + books["held"] + books["spooled"]
+        parts = books["delivered"] + books["held"] + books["spooled"] + books["on_disk"]
         dropped = books["dropped"]
         parts += sum(dropped.values()) if isinstance(dropped, dict) else dropped
         return books["accepted"] + books.get("recovered", 0) == parts

@@ -117,12 +117,13 @@ fn normal_spans(observations: &[Arc<Observation>]) -> Vec<String> {
     }))
 }
 
+/// Through either door the same score is stored; the event around it is the client's, ours, or Langfuse's.
 fn normal_score(score: &Event) -> String {
-    let mut event = score.event.clone();
+    let mut body = score.body.clone();
     for key in ["id", "timestamp"] {
-        event[key] = Value::Null;
+        body[key] = Value::Null;
     }
-    normal(json!([event, score.door, score.project])).to_string()
+    normal(json!([body, score.project])).to_string()
 }
 
 /// Sorts attributes by key, and takes ids and times away.

@@ -6,6 +6,7 @@
     reason = "helpers of tests fail loudly"
 )]
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::TcpStream;
 
@@ -45,24 +46,26 @@ async fn a_full_buffer_drops_the_oldest_and_still_acknowledges_at_once() {
     assert!(books.held_bytes <= 300_000, "{books:?}");
     assert_eq!(
         books.dropped_by_reason.get("buffer_full"),
-        Some(&(30 - books.held)),
+        Some(&(30 - books.held - books.on_disk)),
         "{books:?}"
     );
     assert!(books.held >= 3, "{books:?}");
     assert!(spool_bytes(&world) <= 400_000);
     world.langfuse.clear_faults();
     world.shutdown().await;
-    let names: Vec<_> = world
+    let names: BTreeSet<_> = world
         .langfuse
         .observations()
         .iter()
         .map(|one| one.name.clone())
         .collect();
-    let newest: Vec<_> = (30 - books.held..30)
+    let newest: BTreeSet<_> = (30 - books.held..30)
         .map(|number| format!("t-{number}-0"))
         .collect();
+    // Older ones that made room in memory may have waited on disk.
     if !names.is_empty() {
-        assert_eq!(names, newest, "{}", world.story());
+        assert!(names.is_superset(&newest), "{}", world.story());
+        assert!(names.len() as u64 <= books.held + books.on_disk);
     }
     world.report().assert_balanced();
 }
