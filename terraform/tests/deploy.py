@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -25,6 +26,7 @@ import boto3
 import run_deployed
 from botocore.exceptions import ClientError
 from moto.awslambda.models import lambda_backends
+from moto.iam.access_control import IAMPolicyStatement
 from moto.secretsmanager.responses import SecretsManagerResponse
 from moto.server import ThreadedMotoServer
 from moto.ssm.responses import SimpleSystemManagerResponse
@@ -39,6 +41,16 @@ KEYS = ("pk-lf-example", "sk-lf-example")
 # moto asks its services which resource a call is about before it reads the policies; these two do not say it yet.
 SecretsManagerResponse._determine_resource = lambda call: call._get_param("SecretId")
 SimpleSystemManagerResponse._determine_resource = lambda call: f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter{call._get_param('Name')}"
+
+
+# To IAM `?` is any one character and a dot is a dot; moto reads both as a regular expression does, and fails on `??`.
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_resource.html
+def matches(pattern: str, text: str) -> re.Match | None:
+    wild = {"*": ".*", "?": "."}
+    return re.fullmatch("".join(wild.get(character, re.escape(character)) for character in pattern), text)
+
+
+IAMPolicyStatement._match = staticmethod(matches)
 
 
 class Cloud:
